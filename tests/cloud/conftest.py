@@ -1,0 +1,155 @@
+"""A local cloud for the whole test session, and the real `pmr` command to talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+PMR = Path(sys.executable).with_name("pmr")
+# What the user's own settings may not do to a test, PATH and the like aside.
+KEPT_VARIABLES = ("PATH", "TMPDIR", "LANG", "LC_ALL", "USER", "LOGNAME")
+
+
+@dataclass(frozen=True, slots=True)
+class Pmr:
+    """The real command, in a process of its own, with an empty home and no AWS settings."""
+
+    home: Path
+    state: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """Return the whole environment that the command gets."""
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        ours = {"HOME": str(self.home), "PMR_LOCAL": "1", "PMR_LOCAL_DIR": str(self.state)}
+        return {**kept, **ours, **self.env}
+
+    def __call__(
+        self, *args: str | Path, check: bool = True, stdin: str = "", timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `pmr ARGS`; with `check`, anything but exit code 0 fails the test."""
+        ended = self.raw(*args, check=check, stdin=stdin.encode(), timeout_s=timeout_s)
+        stdout, stderr = (data.decode(errors="replace") for data in (ended.stdout, ended.stderr))
+        return subprocess.CompletedProcess(ended.args, ended.returncode, stdout, stderr)
+
+    def raw(
+        self, *args: str | Path, check: bool = True, stdin: bytes = b"", timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `pmr ARGS` and return its output as it is."""
+        ended = subprocess.run(
+            [PMR, *args],
+            input=stdin,
+            capture_output=True,
+            env=self.environment(),
+            cwd=self.home,
+            timeout=timeout_s,
+            check=False,
+        )
+        if check and ended.returncode != 0:
+            words = " ".join(str(arg) for arg in args)
+            both = (ended.stdout + ended.stderr).decode(errors="replace")
+            pytest.fail(f"`pmr {words}` exited {ended.returncode}:\n{both}")
+        return ended
+
+    def start(self, *args: str | Path) -> subprocess.Popen[bytes]:
+        """Start `pmr ARGS` as the leader of a new process group; the caller ends it."""
+        return subprocess.Popen(
+            [PMR, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment(),
+            cwd=self.home,
+            start_new_session=True,
+        )
+
+    def json(self, *args: str | Path, check: bool = True) -> Any:  # noqa: ANN401 (JSON is Any)
+        """Run `pmr ARGS --json` and return its one document."""
+        return json.loads(self(*args, "--json", check=check).stdout)
+
+    def with_env(self, **variables: str) -> Pmr:
+        """Return the same command with more environment variables."""
+        return Pmr(self.home, self.state, {**self.env, **variables})
+
+
+class ClientFactory(Protocol):
+    """Makes boto3 clients that speak to the local cloud."""
+
+    def __call__(self, service: str) -> Any:  # noqa: ANN401 (each service has its own type)
+        """Return a client of one service."""
+
+
+@pytest.fixture(scope="session")
+def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
+    """Return the command, with a local cloud of this test session's own behind it."""
+    # A short path: sockets below it must stay under 108 characters.
+    state = Path(tempfile.mkdtemp(prefix="pmr-"))
+    command = Pmr(tmp_path_factory.mktemp("home"), state)
+    guard = _end_with_us(command)
+    try:
+        command("local", "up")
+        yield command
+    finally:
+        guard.communicate(timeout=60)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def _end_with_us(command: Pmr) -> subprocess.Popen[bytes]:
+    """Start a process that ends the cloud when its stdin closes: now, or when we are killed."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'cat; "$0" local down', PMR],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=command.environment(),
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def client(pmr: Pmr) -> ClientFactory:
+    """Return a maker of boto3 clients for the local cloud."""
+    import boto3
+
+    contact = json.loads((pmr.state / "cloud.json").read_text())
+
+    def make(service: str) -> Any:  # noqa: ANN401 (each service has its own type)
+        session: Any = boto3.Session(
+            aws_access_key_id=contact["access_key"],
+            aws_secret_access_key=contact["secret_key"],
+            region_name=contact["region"],
+        )
+        return session.client(service, endpoint_url=contact["url"])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_cluster(pmr: Pmr) -> Iterator[Callable[[str, int], str]]:
+    """Return a maker of clusters of ready instances; they end with the test session."""
+    names: list[str] = []
+
+    def make(name: str, count: int) -> str:
+        pmr("create", "-n", name, "-N", str(count), timeout_s=120)
+        names.append(name)
+        return name
+
+    yield make
+    for name in names:
+        pmr("terminate", "-n", name, "--yes", check=False)
+
+
+@pytest.fixture(scope="session")
+def cluster(new_cluster: Callable[[str, int], str]) -> str:
+    """Return the name of a cluster of 3 ready instances; leave them as they are."""
+    return new_cluster("shared", 3)
