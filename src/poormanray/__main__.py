@@ -1,0 +1,5 @@
+"""Let `python -m poormanray` be `pmr`."""
+
+from poormanray.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""Let `python -m poormanray.cli` be `pmr`."""
+
+from poormanray.cli import main
+
+main()

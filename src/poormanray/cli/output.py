@@ -1,0 +1,196 @@
+"""Everything that the program prints goes through here: data to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_format
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from poormanray.errors import PmrError, UsageProblem
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+# Tags and logs come from elsewhere; none of these may reach a terminal: it would obey them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def harmless(text: str) -> str:
+    """Return `text` with control characters made visible, so that a terminal shows them only."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def to_json(value: object) -> object:
+    """Turn what JSON does not know into what it knows: times as ISO 8601 UTC, enums as words."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Say whether a person watches `stream` (CI and dumb terminals do not count)."""
+    if os.environ.get("TERM") == "dumb" or os.environ.get("CI"):
+        return False
+    return stream.isatty()
+
+
+class Output:
+    """One command's voice, in text or in JSON. Safe to use from several threads."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+        self.is_terminal = is_terminal(sys.stdout)
+        self._redraws = is_terminal(sys.stderr)
+        self._progress = ""
+        self._lock = threading.RLock()
+
+    def note(self, text: str) -> None:
+        """Say one line to the person, on stderr, in both modes."""
+        with self._lock:
+            self._wipe()
+            print(harmless(text), file=sys.stderr, flush=True)
+
+    def progress(self, text: str) -> None:
+        """Show how far the work is: redrawn in place on a terminal, else a line per change.
+
+        An empty `text` takes the line away.
+        """
+        with self._lock:
+            if text == self._progress:
+                return
+            if self._redraws:
+                self._wipe()
+                print(harmless(text), end="", file=sys.stderr, flush=True)
+            elif text:
+                print(harmless(text), file=sys.stderr, flush=True)
+            self._progress = text
+
+    def line(self, text: str) -> None:
+        """Print one line of data on stdout, in text mode only; a terminal gets it defused."""
+        if self.json:
+            return
+        with self._lock:
+            self._wipe()
+            print(harmless(text) if self.is_terminal else text, flush=True)
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes to stdout as they are."""
+        with self._lock:
+            self._wipe()
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+    def event(self, event: Mapping[str, object]) -> None:
+        """Write one line of JSON Lines on stdout, in JSON mode only."""
+        if self.json:
+            self._write(json_format.dumps(event, default=to_json))
+
+    def document(self, value: object) -> None:
+        """Write the one JSON document of a command on stdout, in JSON mode only."""
+        if self.json:
+            self._write(json_format.dumps(value, default=to_json, indent=2))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table on stdout, in text mode only: drawn on a terminal, aligned text else."""
+        if self.json:
+            return
+        clean = [[harmless(cell) for cell in row] for row in rows]
+        with self._lock:
+            self._wipe()
+            if self.is_terminal:
+                _draw(columns, clean)
+            else:
+                print(aligned(columns, clean), flush=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask a yes/no question; anything but yes is a no.
+
+        Raises:
+            UsageProblem: nobody is there to answer (no terminal, or JSON mode).
+        """
+        if self.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageProblem(
+                f"not done, as nobody is at a terminal to answer: {question}",
+                "add --yes when that is what you want",
+            )
+        with self._lock:
+            self._wipe()
+            print(f"{harmless(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+            return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+    def failure(self, error: PmrError) -> None:
+        """Report an error: what and what next on stderr, or one JSON object on stdout."""
+        if self.json:
+            self.event(
+                {
+                    "error": {
+                        "kind": type(error).__name__,
+                        "message": error.message,
+                        "hint": error.hint,
+                        "code": getattr(error, "code", ""),
+                        "exit_code": int(error.exit_code),
+                    }
+                }
+            )
+            return
+        self.note(f"error: {_one_line(error.message)}")
+        if error.hint:
+            self.note(f"  next: {_one_line(error.hint)}")
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._wipe()
+            print(text, flush=True)
+
+    def _wipe(self) -> None:
+        """Take a drawn progress line away, so that other text starts on a clean line."""
+        if self._redraws and self._progress:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._progress = ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as plain text: columns two spaces apart, no trailing blanks."""
+    lines = [[column.upper() for column in columns], *rows]
+    widths = [max(len(cells) for cells in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
