@@ -1,0 +1,176 @@
+"""What an instance answers: one line of ASCII, decoded into records.
+
+The format is written in `shell/answer.sh`. Everything in it is untrusted: sizes are capped
+before anything is decompressed, and a part that does not add up is an error, never data.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass, field
+
+MARK = "PMR1"
+# A large answer is 19,500 characters; deflate cannot expand more than about 1,032 times, but an
+# honest body stays below this: room for it is at most 14 bytes for each character (answer.sh).
+MOST_BODY_BYTES = 1 << 20
+
+
+class EnvelopeError(Exception):
+    """The text is not a whole, sound envelope."""
+
+
+class EnvelopeCut(EnvelopeError):
+    """The text is the beginning of an envelope; a larger look may bring the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of a log (or of a named ledger file) from `offset`; `size` is what it has in all."""
+
+    name: str
+    offset: int
+    data: bytes
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Return the offset just past the chunk."""
+        return self.offset + len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Bytes of a log that its cap has removed: from `start` up to `end`."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A log that is now shorter (`size`) than what had been read (`offset`)."""
+
+    name: str
+    offset: int
+    size: int
+
+
+Record = Chunk | Hole | Shrunk
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One decoded answer.
+
+    `more` says that the instance had more to say than fitted. `packed_bytes` is the size of the
+    compressed body, so that a reader can tell how well the content compresses.
+    """
+
+    more: bool
+    facts: dict[str, str] = field(default_factory=dict)
+    events: Chunk | None = None
+    records: tuple[Record, ...] = ()
+    jobs: tuple[tuple[str, bytes], ...] = ()
+    packed_bytes: int = 0
+
+
+def encode(body: bytes, *, more: bool) -> str:
+    """Return the envelope of a body, as an instance would write it."""
+    text = base64.b64encode(gzip.compress(body)).decode("ascii")
+    digest = hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+    return f"{MARK} {int(more)} {len(text)} {digest} {text}\n"
+
+
+def decode(output: str) -> Answer:
+    """Decode the envelope in a command's output.
+
+    Raises:
+        EnvelopeCut: the output ends before the envelope does.
+        EnvelopeError: there is no envelope, or it is damaged.
+    """
+    more, packed = _unwrap(output)
+    return _parse(_inflate(packed), more=more, packed_bytes=len(packed))
+
+
+def _unwrap(output: str) -> tuple[bool, bytes]:
+    if not output.startswith(MARK + " "):
+        raise EnvelopeError("the output does not begin with an envelope")
+    words = output.split("\n", 1)[0].split(" ")
+    if len(words) < 5 or not words[2].isdecimal():
+        raise EnvelopeCut("the envelope's first words are not all there")
+    length, text = int(words[2]), words[4]
+    if len(text) < length or "truncated" in text:
+        raise EnvelopeCut(f"{len(text)} of {length} characters arrived")
+    if hashlib.sha256(text.encode()).hexdigest()[:16] != words[3]:
+        raise EnvelopeError("the envelope's checksum is wrong")
+    try:
+        return words[1] == "1", base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise EnvelopeError("the envelope is not base64") from error
+
+
+def _inflate(packed: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        body = inflater.decompress(packed, MOST_BODY_BYTES)
+    except zlib.error as error:
+        raise EnvelopeError(f"the envelope does not decompress: {error}") from error
+    if not inflater.eof:
+        raise EnvelopeError("the envelope's content is cut or larger than any honest one")
+    return body
+
+
+class _Reader:
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.at = 0
+
+    def line(self) -> list[str]:
+        end = self.body.find(b"\n", self.at)
+        if end < 0:
+            raise EnvelopeError("a record has no end of line")
+        text = self.body[self.at : end].decode("ascii", "replace")
+        self.at = end + 1
+        return text.split(" ")
+
+    def take(self, count: int) -> bytes:
+        if count < 0 or self.at + count > len(self.body):
+            raise EnvelopeError("a record is longer than the envelope")
+        data = self.body[self.at : self.at + count]
+        self.at += count
+        return data
+
+
+def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
+    reader = _Reader(body)
+    facts: dict[str, str] = {}
+    events: Chunk | None = None
+    records: list[Record] = []
+    jobs: list[tuple[str, bytes]] = []
+    while reader.at < len(body):
+        words = reader.line()
+        try:
+            match words:
+                case ["k", key, *value]:
+                    facts[key] = " ".join(value)
+                case ["e", offset, count]:
+                    events = Chunk("events", int(offset), reader.take(int(count)), 0)
+                case ["l", name, offset, count, size]:
+                    data = reader.take(int(count))
+                    records.append(Chunk(name, int(offset), data, int(size)))
+                case ["h", name, start, end]:
+                    records.append(Hole(name, int(start), int(end)))
+                case ["t", name, offset, size]:
+                    records.append(Shrunk(name, int(offset), int(size)))
+                case ["j", job, count]:
+                    jobs.append((job, reader.take(int(count))))
+                case _:
+                    raise EnvelopeError(f"unknown record {words[0][:20]!r}")
+        except ValueError as error:
+            raise EnvelopeError(f"a record's numbers are wrong: {error}") from error
+    return Answer(more, facts, events, tuple(records), tuple(jobs), packed_bytes)

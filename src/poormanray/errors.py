@@ -1,0 +1,71 @@
+"""Every error of the program: its exit code, its message and what to type next."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `pmr`; `run` on one instance passes the task's own code instead."""
+
+    OK = 0
+    WORK_FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    NOT_REACHED = 4
+    AWS_REFUSED = 5
+    BUG = 70
+    TIMED_OUT = 124
+    INTERRUPTED = 130
+
+
+class PmrError(Exception):
+    """An error that a person can act on.
+
+    `message` says what failed, where and why, on one line; `hint` is the next thing to type.
+    """
+
+    exit_code: ExitCode = ExitCode.BUG
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageProblem(PmrError):
+    """The words of the command line do not make sense together, or name a missing local file."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NotFound(PmrError):
+    """No such cluster, instance, job or task."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class NotReached(PmrError):
+    """An instance is not ready, did not take the work, could not start it, or was lost."""
+
+    exit_code = ExitCode.NOT_REACHED
+
+
+class AwsRefused(PmrError):
+    """AWS said no: credentials, permission, quota, capacity, or no endpoint answers.
+
+    `code` is the service's own error code (for example AccessDeniedException), or "".
+    """
+
+    exit_code = ExitCode.AWS_REFUSED
+
+    def __init__(self, message: str, hint: str = "", *, code: str = "") -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
+class InvalidInstances(AwsRefused):
+    """SSM refused a whole send because at least one of its instances is not a managed one.
+
+    Source: SendCommand's InvalidInstanceId error; it does not reliably say which instance.
+    """

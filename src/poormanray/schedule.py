@@ -1,0 +1,37 @@
+"""Who runs what: spreading tasks over instances. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def spread(task_count: int, host_count: int) -> list[list[int]]:
+    """Deal task ids 0…task_count-1 out to hosts in turn, so that neighbours go to different hosts.
+
+    Every id is in exactly one list; the lists' lengths differ by at most one.
+    """
+    return [list(range(host, task_count, host_count)) for host in range(host_count)]
+
+
+def encode_ids(ids: Sequence[int]) -> str:
+    """Return ids as comma-separated runs `from-to:step`, in their order."""
+    runs: list[str] = []
+    at = 0
+    while at < len(ids):
+        step = ids[at + 1] - ids[at] if at + 1 < len(ids) else 0
+        end = at
+        while step > 0 and end + 1 < len(ids) and ids[end + 1] - ids[end] == step:
+            end += 1
+        runs.append(f"{ids[at]}-{ids[end]}:{step}" if end > at else str(ids[at]))
+        at = end + 1
+    return ",".join(runs)
+
+
+def decode_ids(text: str) -> list[int]:
+    """Return the ids that `encode_ids` wrote."""
+    ids: list[int] = []
+    for run in filter(None, text.split(",")):
+        bounds, _, step = run.partition(":")
+        first, _, last = bounds.partition("-")
+        ids.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+    return ids

@@ -1,0 +1,111 @@
+"""The shell that runs on instances, and the one way to turn it into the text of a send."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+# The document and its parameters may have 64 KB together (SSM model: CreateDocumentRequest.Content);
+# what a KB is there is not known, so this stays well below either reading.
+SEND_LIMIT_CHARS = 48 * 1024
+
+# ListCommandInvocations returns at most 2,500 characters of output (SSM model: CommandPluginOutput).
+SMALL_ANSWER_CHARS = 2_400
+# GetCommandInvocation returns 24,000; plain base64 below 20,000 bytes cannot exceed what the agent
+# can deliver (a reply above 120,000 bytes of JSON is dropped).
+LARGE_ANSWER_CHARS = 19_500
+
+LIBRARY = ("ledger.sh", "runner.sh", "answer.sh", "verbs.sh", "main.sh")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Bytes that travel with a send: a compressed bundle, or one part of it.
+
+    `digest` is the SHA-256 (hex) of the whole that the verb must end up with.
+    """
+
+    data: bytes
+    digest: str
+    sections: tuple[tuple[str, int], ...] = ()
+    parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One verb with its words; `table` holds, by instance id, what differs between instances.
+
+    `not_after_s` is in epoch seconds by AWS's clock: later than that the instance refuses to act.
+    """
+
+    verb: str
+    arguments: tuple[str, ...]
+    not_after_s: int
+    table: Mapping[str, str] = field(default_factory=dict)
+    bundle: Bundle = Bundle(b"", "")
+
+
+@cache
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> bytes:
+    return "".join(_text(name) for name in LIBRARY).encode()
+
+
+def _assignments(call: Call, library_size: int) -> str:
+    words = {
+        "VERB": call.verb,
+        "NOT_AFTER": str(call.not_after_s),
+        "TABLE": "\n".join(f"{key} {row}" for key, row in call.table.items()),
+        "SMALL": str(SMALL_ANSWER_CHARS),
+        "LARGE": str(LARGE_ANSWER_CHARS),
+        "LIBRARY_SIZE": str(library_size),
+        "PARTS": str(call.bundle.parts),
+        "DIGEST": call.bundle.digest,
+        "SECTIONS": "\n".join(f"{name} {size}" for name, size in call.bundle.sections),
+    }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in words.items()]
+    lines.append(f"ARGS=({shlex.join(call.arguments)})")
+    return "\n".join(lines) + "\n"
+
+
+def _with_offset(head: bytes, tail: bytes) -> bytes:
+    """Put the assignment of BUNDLE_AT, the offset just past `tail`, between head and tail."""
+    size = len(head) + len(tail)
+    while True:
+        line = b"BUNDLE_AT=%d\n" % size
+        if size == len(head) + len(line) + len(tail):
+            return head + line + tail
+        size = len(head) + len(line) + len(tail)
+
+
+def render(call: Call) -> str:
+    """Return the whole script of a send: plain ASCII text for the document's `commands`."""
+    library = _library()
+    head = library + _assignments(call, len(library)).encode()
+    script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data
+    packed = base64.b64encode(gzip.compress(script, mtime=0)).decode("ascii")
+    return f"#!/bin/sh\nPMR_SEND='{packed}'\n{_text('send.sh')}"
+
+
+def shell_words(words: Sequence[str]) -> str:
+    """Return words as one shell command in which each stays one word."""
+    return shlex.join(words)
+
+
+def command_script(command: str) -> bytes:
+    """Return the script that runs a command line under bash."""
+    return b"#!/bin/bash\n" + command.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def words_script(words: Sequence[str]) -> bytes:
+    """Return the script that becomes the program named by the first word."""
+    return command_script("exec -- " + shell_words(words))

@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# What an instance answers: one envelope on stdout, nothing else, and always exit code 0.
+#
+#   PMR1 <more> <length> <sha256, 16 digits> <base64 of gzip of the body>
+#
+# The body is a row of records; counts are bytes, and that many bytes follow the line:
+#   k <key> <value>                                 a fact
+#   e <offset> <count>                              part of the ledger's events
+#   l <name> <offset> <count> <size>                part of a log; size is what it has now
+#   h <name> <from> <upto>                          bytes of a log that are gone (its cap)
+#   t <name> <offset> <size>                        the log is shorter than what was read before
+#   j <job> <count>                                 a job's meta and summary
+
+begin_answer() { # everything that anything prints goes to a file, never to the agent
+    exec {ANSWER_FD}>&1 >/dev/null 2>"$BOX/errors"
+    : >"$BOX/facts"
+    MORE=0
+}
+
+fact() { # key value
+    printf 'k %s %s\n' "$1" "$2" >>"$BOX/facts"
+}
+
+say_errors() { # a verb that complained says so, instead of hiding it
+    [[ -s $BOX/errors ]] || return 0
+    fact stderr "$(tail -c 600 "$BOX/errors" | base64 -w 0)"
+}
+
+take() { # file offset count; that part on stdout
+    tail -c "+$(($2 + 1))" "$1" | head -c "$3"
+}
+
+size_of() { # file; sets SIZE, 0 where there is none
+    SIZE=$(stat -c %s "$1" 2>/dev/null) || SIZE=0
+}
+
+ledger_file() { # name in a request; sets FILE
+    case $1 in
+        @meta) FILE=$JOB_DIR/meta ;;
+        @manifest) FILE=$JOB_DIR/manifest ;;
+        *) FILE=$JOB_DIR/logs/$1 ;;
+    esac
+}
+
+skip_hole() { # name; moves AT over what the log's cap has removed, shortens LEFT to end before it
+    local from upto
+    [[ -s $JOB_DIR/holes/$1 ]] || return 0
+    read -r from upto <"$JOB_DIR/holes/$1"
+    if ((AT >= from && AT < upto)); then
+        printf 'h %s %s %s\n' "$1" "$AT" "$upto"
+        LEFT=$((LEFT - (upto - AT))) AT=$upto
+    elif ((AT < from && AT + LEFT > from)); then
+        LEFT=$((from - AT))
+        MORE=1
+    fi
+}
+
+add_log() { # name offset most; a record on stdout; lowers ROOM
+    local name=$1 AT=$2 most=$3 LEFT
+    ledger_file "$name"
+    size_of "$FILE"
+    # A negative offset counts from the end.
+    ((AT < 0)) && AT=$((SIZE + AT < 0 ? 0 : SIZE + AT))
+    ((AT > SIZE)) && printf 't %s %s %s\n' "$name" "$AT" "$SIZE" && AT=0
+    LEFT=$((SIZE - AT))
+    skip_hole "$name"
+    ((most > 0 && LEFT > most)) && LEFT=$most
+    ((LEFT > ROOM)) && LEFT=$ROOM && MORE=1
+    ROOM=$((ROOM - LEFT))
+    printf 'l %s %s %s %s\n' "$name" "$AT" "$LEFT" "$SIZE"
+    ((LEFT == 0)) || take "$FILE" "$AT" "$LEFT"
+}
+
+body() { # room for events and logs, in bytes; the whole body on stdout
+    local ROOM=$1 count spec name at most
+    cat "$BOX/facts"
+    [[ -n ${JOB_DIR-} && -d $JOB_DIR ]] || return 0
+    if [[ -n ${EVENTS_AT-} ]]; then
+        size_of "$JOB_DIR/events"
+        count=$((SIZE - EVENTS_AT))
+        ((count > ROOM)) && count=$ROOM && MORE=1
+        ROOM=$((ROOM - count))
+        printf 'e %s %s\n' "$EVENTS_AT" "$count"
+        ((count == 0)) || take "$JOB_DIR/events" "$EVENTS_AT" "$count"
+    fi
+    for spec in ${WANTED//,/ }; do
+        IFS=: read -r name at most <<<"$spec"
+        add_log "$name" "$at" "${most:-0}"
+    done
+}
+
+answer() { # budget in characters of the envelope; as much as fits, and says when there is more
+    local budget=$1 room length text sum
+    room=$((budget * 14))
+    say_errors
+    while :; do
+        MORE=${MORE_FACTS:-0}
+        body "$room" >"$BOX/body"
+        text=$(gzip -c <"$BOX/body" | base64 -w 0)
+        length=${#text}
+        ((length + 40 <= budget || room == 0)) && break
+        room=$((room * (budget - 40) * 9 / length / 10))
+        ((room < 64)) && room=0
+    done
+    read -r sum _ < <(printf %s "$text" | sha256sum)
+    printf 'PMR1 %s %s %s %s\n' "$MORE" "$length" "${sum:0:16}" "$text" >&"$ANSWER_FD"
+}

@@ -1,0 +1,211 @@
+# shellcheck shell=bash
+# The ledger of one instance: where its files are, events, claims, and what "running" means.
+# Needs bash >= 4.2, coreutils and util-linux; nothing here may write to stdout.
+
+set -u
+umask 077
+export LC_ALL=C
+PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
+
+: "${PMR_ROOT:=/var/lib/pmr}"
+
+# A descriptor that never has anything to read: `read -t` on it waits without a process.
+exec {PMR_NEVER}<> <(:)
+
+pause() { # seconds, fractions allowed
+    read -r -t "$1" -u "$PMR_NEVER" || :
+}
+
+now() { # sets NOW to the epoch with microseconds; bash 4 has no EPOCHREALTIME
+    if [[ -n ${EPOCHREALTIME-} ]]; then
+        NOW=$EPOCHREALTIME
+    else
+        NOW=$(date +%s.%N)
+        NOW=${NOW:0:${#NOW}-3}
+    fi
+}
+
+boot_id() { # sets BOOT
+    BOOT=none
+    [[ -r /proc/sys/kernel/random/boot_id ]] && read -r BOOT </proc/sys/kernel/random/boot_id
+}
+
+started_at() { # pid; sets STARTED to the process's start time in clock ticks since boot, or ""
+    local stat
+    STARTED=
+    { read -r stat </proc/"$1"/stat; } 2>/dev/null || return 1
+    # The command name may hold spaces and brackets: count fields from its last bracket.
+    stat=${stat##*) }
+    # shellcheck disable=SC2086 # splitting into fields is meant
+    set -- $stat
+    [[ $1 == Z ]] && return 1
+    STARTED=${20}
+}
+
+checksum() { # text; sets SUM to eight hexadecimal digits
+    local text=$1 i code hash=5381
+    for ((i = 0; i < ${#text}; i++)); do
+        printf -v code %d "'${text:i:1}"
+        hash=$(((hash * 33 + code) & 0xffffffff))
+    done
+    printf -v SUM %08x "$hash"
+}
+
+event() { # words of the event; one whole line, appended by one write
+    checksum "$*"
+    printf '%s %s\n' "$*" "$SUM" >>"$JOB_DIR/events" 2>/dev/null && return
+    # The disk is full: give back what was kept for this moment. The line may be half there.
+    rm -f "$JOB_DIR/reserve"
+    printf '\n%s %s\n' "$*" "$SUM" >>"$JOB_DIR/events" 2>/dev/null && return
+    pause 1
+    printf '\n%s %s\n' "$*" "$SUM" >>"$JOB_DIR/events"
+}
+
+claim() { # task.attempt; true for exactly one caller, ever
+    # noclobber opens with O_EXCL. The inner braces keep the shell's own complaint quiet.
+    set -o noclobber
+    { : >"$JOB_DIR/claims/$1"; } 2>/dev/null
+    local taken=$?
+    set +o noclobber
+    return "$taken"
+}
+
+open_job() { # job id; sets JOB and JOB_DIR
+    JOB=$1
+    JOB_DIR=$PMR_ROOT/jobs/$1
+    [[ -d $JOB_DIR ]]
+}
+
+load_meta() { # sets META_<key> for the keys of the ledger's meta file that the runner needs
+    local key value
+    META_cluster='' META_tasks=0 META_hosts=0 META_slots=1 META_timeout=0 META_user=''
+    META_log_cap=1073741824 META_region=''
+    while IFS='=' read -r key value; do
+        case $key in
+            cluster | tasks | hosts | slots | timeout | user | log_cap | region)
+                printf -v "META_$key" %s "$value"
+                ;;
+        esac
+    done <"$JOB_DIR/meta"
+}
+
+runner_state() { # sets RUNNER to new, running, done or dead
+    local pid start boot
+    RUNNER=new
+    [[ -e $JOB_DIR/done ]] && RUNNER='done' && return
+    [[ -s $JOB_DIR/runner ]] || return 0
+    read -r pid start boot <"$JOB_DIR/runner"
+    boot_id
+    RUNNER=dead
+    if [[ $boot == "$BOOT" ]] && started_at "$pid" && [[ $STARTED == "$start" ]]; then
+        RUNNER=running
+    elif [[ -e $JOB_DIR/done ]]; then
+        # It ended between the two looks.
+        RUNNER='done'
+    fi
+}
+
+# --- processes -------------------------------------------------------------------------------
+
+carries() { # pid NAME=value; true when the process was started with that variable
+    local entry
+    while IFS= read -r -d '' entry; do
+        [[ $entry == "$2" ]] && return 0
+    done 2>/dev/null <"/proc/$1/environ"
+    return 1
+}
+
+processes_of() { # task.attempt or "" for the whole job; sets PIDS
+    local key=$1 proc pid mark="PMR_JOB_ID=$JOB" log work
+    PIDS=()
+    [[ -n $key ]] && mark="PMR_TASK_KEY=${JOB}_$key"
+    for proc in /proc/[0-9]*; do
+        pid=${proc#/proc/}
+        [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 ]] && continue
+        if carries "$pid" "$mark"; then
+            PIDS+=("$pid")
+        elif [[ -n $key ]]; then
+            # A daemon that dropped its environment still stands in the folder or holds the log.
+            log=$JOB_DIR/logs/$key work=$PMR_ROOT/work/$JOB/$key
+            if [[ $proc/cwd -ef $work || $proc/fd/1 -ef $log || $proc/fd/2 -ef $log ]] &&
+                ! carries "$pid" "PMR_RUNNER=$JOB"; then
+                PIDS+=("$pid")
+            fi
+        fi
+    done
+}
+
+signal_all() { # signal; pids in PIDS
+    ((${#PIDS[@]})) || return 0
+    kill -s "$1" "${PIDS[@]}" 2>/dev/null || :
+}
+
+end_processes() { # task.attempt or ""; grace in seconds; sets PIDS to what survived
+    local grace=$2 waited=0
+    processes_of "$1"
+    signal_all TERM
+    signal_all CONT
+    while ((${#PIDS[@]} && waited < grace * 5)); do
+        pause 0.2
+        waited=$((waited + 1))
+        processes_of "$1"
+    done
+    waited=0
+    while ((${#PIDS[@]} && waited < 5)); do
+        signal_all KILL
+        pause 0.1
+        waited=$((waited + 1))
+        processes_of "$1"
+    done
+}
+
+end_task() { # task.attempt reason grace; leaves the reason for whoever reaps the task
+    [[ -e $JOB_DIR/why/$1 ]] || printf '%s\n' "$2" >"$JOB_DIR/why/$1"
+    end_processes "$1" "$3"
+}
+
+# --- what a dead runner leaves behind ---------------------------------------------------------
+
+unended() { # sets OPEN to the task.attempt of every task that started and has no end
+    local kind task attempt rest
+    local -A running=()
+    while read -r kind _ task attempt rest; do
+        case $kind in
+            S) running[$task.$attempt]=1 ;;
+            E) unset "running[$task.$attempt]" ;;
+        esac
+    done <"$JOB_DIR/events"
+    OPEN=()
+    ((${#running[@]})) && OPEN=("${!running[@]}")
+    return 0
+}
+
+settle() { # writes LOST for what a dead runner was running; once, under the job's lock
+    local lock key
+    runner_state
+    [[ $RUNNER == dead && ! -e $JOB_DIR/settled ]] || return 0
+    exec {lock}>"$JOB_DIR/lock"
+    flock "$lock"
+    if [[ ! -e $JOB_DIR/settled ]]; then
+        end_slots
+        unended
+        for key in ${OPEN[@]+"${OPEN[@]}"}; do
+            end_processes "$key" 0
+            now
+            event E "$NOW" "${key%.*}" "${key#*.}" - lost
+        done
+        now
+        event J "$NOW" runner-lost
+        : >"$JOB_DIR/settled"
+    fi
+    exec {lock}>&-
+}
+
+end_slots() { # a slot that outlived its runner would start further tasks
+    local proc pid
+    for proc in /proc/[0-9]*; do
+        pid=${proc#/proc/}
+        carries "$pid" "PMR_RUNNER=$JOB" && kill -s KILL "$pid" 2>/dev/null
+    done
+    return 0
+}

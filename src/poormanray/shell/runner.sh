@@ -1,0 +1,205 @@
+# shellcheck shell=bash
+# The runner of one job on one instance: K slots that claim tasks from the queue and run them.
+# It lives in its own screen session, outside the process group of any command.
+
+run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch to the user
+    local entry uid gid name
+    SWITCH=()
+    USER_NAME=root
+    if ((UID == 0)); then
+        for name in "$META_user" ec2-user ubuntu admin; do
+            [[ -n $name ]] && id -u "$name" >/dev/null 2>&1 && USER_NAME=$name && break
+        done
+    else
+        USER_NAME=$(id -un 2>/dev/null) || USER_NAME=$UID
+    fi
+    USER_HOME=${HOME:-/root} USER_SHELL=/bin/bash
+    while IFS=: read -r entry _ uid gid _ USER_HOME USER_SHELL; do
+        [[ $entry == "$USER_NAME" ]] && break
+    done </etc/passwd
+    if ((UID == 0)) && [[ $USER_NAME != root ]]; then
+        SWITCH=(setpriv --reuid "$uid" --regid "$gid" --init-groups --)
+        USER_IDS=$uid:$gid
+    fi
+    ((UID != 0)) && USER_HOME=${PMR_HOME:-$USER_HOME}
+    [[ -d $USER_HOME ]] || USER_HOME=/
+    return 0
+}
+
+load_manifest() { # sets which script each task runs, where scripts and files are, and who we are
+    local kind a b c d
+    SCRIPT_OF=() SCRIPT_AT=() SCRIPT_SIZE=() FILES=()
+    HOST_INDEX=0
+    while read -r kind a b c d; do
+        case $kind in
+            T) SCRIPT_OF[a]=$b ;;
+            S) SCRIPT_AT[a]=$b SCRIPT_SIZE[a]=$c ;;
+            F) FILES+=("$a $b $c $d") ;;
+            H) [[ $b == "${AWS_SSM_INSTANCE_ID-}" ]] && HOST_INDEX=$a ;;
+        esac
+    done <"$JOB_DIR/manifest"
+}
+
+cut_out() { # offset size; that part of the job's content on stdout
+    tail -c "+$(($1 + 1))" "$JOB_DIR/content" | head -c "$2"
+}
+
+script_file() { # number; sets SCRIPT to an executable file with its bytes
+    SCRIPT=$JOB_DIR/scripts/$1
+    [[ -x $SCRIPT ]] && return
+    cut_out "${SCRIPT_AT[$1]}" "${SCRIPT_SIZE[$1]}" >"$SCRIPT.$BASHPID" &&
+        chmod 755 "$SCRIPT.$BASHPID" && mv -f "$SCRIPT.$BASHPID" "$SCRIPT"
+}
+
+place_files() { # work folder; the job's helper files, each under its own path
+    local line at size mode path
+    for line in ${FILES[@]+"${FILES[@]}"}; do
+        read -r at size mode path <<<"$line"
+        path=$1/$(base64 -d <<<"$path")
+        mkdir -p "${path%/*}" && cut_out "$at" "$size" >"$path" && chmod "$mode" "$path" || return
+    done
+}
+
+prepare() { # task.attempt; the log belongs to us before the user can touch anything
+    WORK=$PMR_ROOT/work/$JOB/$1
+    LOG=$JOB_DIR/logs/$1
+    script_file "${SCRIPT_OF[${1%.*}]}" && mkdir "$WORK" && : >"$LOG" || return
+    ((${#FILES[@]})) && { place_files "$WORK" || return; }
+    [[ -n ${USER_IDS-} ]] && { chown -R "$USER_IDS" "$WORK" "$LOG" || return; }
+    return 0
+}
+
+task_environment() { # task attempt; what a task sees, on top of a clean environment
+    local entry
+    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME LC_ALL OLDPWD
+    export HOME=$USER_HOME USER=$USER_NAME LOGNAME=$USER_NAME SHELL=${USER_SHELL:-/bin/bash}
+    export LANG=C.UTF-8 TERM=dumb PYTHONUNBUFFERED=1
+    export AWS_REGION=$META_region AWS_DEFAULT_REGION=$META_region
+    export PMR_JOB_ID=$JOB PMR_TASK_ID=$1 PMR_TASK_INDEX=$1 PMR_TASK_COUNT=$META_tasks
+    export PMR_TASK_ATTEMPT=$2 PMR_TASK_KEY=${JOB}_$1.$2 PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}
+    export PMR_HOST_INDEX=$HOST_INDEX PMR_HOST_COUNT=$META_hosts PMR_CLUSTER=$META_cluster
+    while IFS= read -r -d '' entry; do
+        export "${entry?}"
+    done <"$JOB_DIR/env"
+    unset AWS_SSM_INSTANCE_ID
+}
+
+become_task() { # task attempt; never returns
+    exec </dev/null >>"$LOG" 2>&1
+    # The task is the kernel's first choice when memory runs out, the runner its last.
+    { printf 800 >/proc/self/oom_score_adj; } 2>/dev/null
+    exec {PMR_NEVER}>&- {HELD}>&- {QUEUE}<&-
+    cd "$WORK" || exit 126
+    task_environment "$1" "$2"
+    umask 022
+    exec setsid ${SWITCH[@]+"${SWITCH[@]}"} "$SCRIPT"
+}
+
+time_limit() { # task.attempt; ends the task when its time is over
+    pause "$META_timeout"
+    end_task "$1" timeout 5
+}
+
+run_task() { # task attempt
+    local key=$1.$2 pid limit='' code why=exit
+    now
+    if ! prepare "$key" 2>>"$JOB_DIR/errors"; then
+        event E "$NOW" "$1" "$2" - unstartable "$NOW" "$SLOT"
+        return
+    fi
+    local began=$NOW
+    become_task "$1" "$2" &
+    pid=$!
+    started_at "$pid"
+    event S "$NOW" "$1" "$2" "$SLOT" "$pid" "${STARTED:-0}" "$BOOT"
+    printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
+    if [[ $META_timeout != 0 ]]; then
+        time_limit "$key" &
+        limit=$!
+    fi
+    wait "$pid" 2>/dev/null
+    code=$?
+    if [[ -s $JOB_DIR/why/$key ]]; then
+        # Whoever ends a task goes on until nothing of it is left; its end is not before that.
+        read -r why <"$JOB_DIR/why/$key"
+        [[ -n $limit && $why == timeout ]] && wait "$limit" 2>/dev/null
+    fi
+    [[ -n $limit ]] && kill -s TERM "$limit" 2>/dev/null
+    now
+    event E "$NOW" "$1" "$2" "$code" "$why" "$began" "$SLOT"
+}
+
+slot() { # number; claims and runs until the queue is empty or the job is cancelled
+    local task attempt
+    SLOT=$1
+    exec {QUEUE}<"$JOB_DIR/queue"
+    while [[ ! -e $JOB_DIR/cancel ]] && read -r task attempt <&"$QUEUE"; do
+        claim "$task.$attempt" && run_task "$task" "$attempt"
+    done
+}
+
+cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole
+    local file key size from upto half=$((META_log_cap / 2))
+    for file in "$JOB_DIR"/slots/*; do
+        { read -r key <"$file"; } 2>/dev/null || continue
+        size=$(stat -c %s "$JOB_DIR/logs/$key" 2>/dev/null) || continue
+        ((size > META_log_cap + META_log_cap / 8)) || continue
+        from=$(((half + 4095) / 4096 * 4096)) upto=$(((size - half) / 4096 * 4096))
+        # The hole is on record before it is made: a reader never takes zeros for the log.
+        printf '%s %s\n' "$from" "$upto" >"$JOB_DIR/holes/$key.new"
+        mv -f "$JOB_DIR/holes/$key.new" "$JOB_DIR/holes/$key"
+        fallocate --punch-hole --offset "$from" --length $((upto - from)) "$JOB_DIR/logs/$key"
+    done 2>/dev/null
+}
+
+flush() { # the ledger on disk, when it has grown; sets FLUSHED
+    local size
+    size=$(stat -c %s "$JOB_DIR/events")
+    [[ $size == "${FLUSHED-}" ]] || sync "$JOB_DIR/events"
+    FLUSHED=$size
+}
+
+monitor() { # log caps, and the ledger on disk about once a second, while the runner lives
+    while kill -s 0 "$$" 2>/dev/null; do
+        pause 1
+        cap_logs
+        flush
+    done
+}
+
+slot_count() { # sets SLOTS; "auto" is one for each CPU
+    SLOTS=$META_slots
+    [[ $SLOTS == auto ]] && SLOTS=$(nproc)
+    ((SLOTS > 0)) || SLOTS=1
+}
+
+runner() { # job
+    local number watcher pids=()
+    open_job "$1" || exit 1
+    # Held by the runner and its slots for life: there is never a second runner of a job.
+    exec {HELD}>"$JOB_DIR/runner.lock"
+    flock -n "$HELD" || exit 0
+    { printf -- -900 >/proc/self/oom_score_adj; } 2>/dev/null
+    load_meta
+    load_manifest
+    run_user
+    slot_count
+    boot_id
+    started_at "$$"
+    printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"
+    mv "$JOB_DIR/runner.new" "$JOB_DIR/runner"
+    now
+    event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}"
+    for ((number = 0; number < SLOTS; number++)); do
+        slot "$number" &
+        pids+=($!)
+    done
+    monitor &
+    watcher=$!
+    wait "${pids[@]}"
+    kill -s TERM "$watcher"
+    now
+    event J "$NOW" runner-ended
+    flush
+    : >"$JOB_DIR/done"
+}

@@ -1,0 +1,351 @@
+# shellcheck shell=bash
+# The verbs: what a client can ask of an instance. Each ends in one answer.
+
+my_row() { # sets ROW to this instance's line of the call's table, without its id
+    local id rest
+    ROW=
+    while read -r id rest; do
+        [[ $id == "${AWS_SSM_INSTANCE_ID-}" || $id == '*' ]] && ROW=$rest
+    done <<<"$TABLE"
+}
+
+expired() { # a command that arrives after its time must not act: the agent may hand it over days later
+    local clock
+    clock=$(date +%s)
+    fact clock "$clock"
+    ((clock > NOT_AFTER)) || return 1
+    fact refused expired
+}
+
+runner_facts() {
+    runner_state
+    fact runner "$RUNNER"
+    [[ $RUNNER == dead ]] && settle
+    size_of "$JOB_DIR/events"
+    fact events "$SIZE"
+}
+
+# --- start -----------------------------------------------------------------------------------
+
+gather() { # the job's bundle, from this very send or from its staged parts, to a file
+    local part
+    if ((PARTS == 0)); then
+        tail -c "+$((BUNDLE_AT + 1))" "$SEND" >"$1"
+        return
+    fi
+    for ((part = 0; part < PARTS; part++)); do
+        cat "$PMR_ROOT/stage/$CALL_JOB/$part" || return
+    done >"$1"
+}
+
+missing_parts() { # sets MISSING to the numbers of the parts that have not arrived
+    local part
+    MISSING=
+    for ((part = 0; part < PARTS; part++)); do
+        [[ -e $PMR_ROOT/stage/$CALL_JOB/$part ]] || MISSING+=${MISSING:+,}$part
+    done
+}
+
+unpack() { # into a folder of its own; the commit is one rename
+    local new=$1 at=0 name size sum
+    mkdir -p "$new"/{claims,logs,why,holes,slots} "$new/scripts" "$PMR_ROOT/work" &&
+        gather "$new/bundle.gz" || return
+    read -r sum _ < <(sha256sum "$new/bundle.gz")
+    [[ $sum == "$DIGEST" ]] || { fact refused digest; return 1; }
+    gzip -dc <"$new/bundle.gz" >"$new/bundle" || return
+    while read -r name size; do
+        take "$new/bundle" "$at" "$size" >"$new/$name" || return
+        at=$((at + size))
+    done <<<"$SECTIONS"
+    rm -f "$new/bundle" "$new/bundle.gz"
+    my_queue "$new/manifest" >"$new/queue" &&
+        head -c "$LIBRARY_SIZE" "$SEND" >"$new/library.sh" &&
+        head -c 65536 /dev/zero >"$new/reserve" &&
+        printf '1\n' >"$new/format" && : >"$new/events" || return
+    # Users run scripts by path and see nothing else of the ledger.
+    chmod 711 "$new" "$new/scripts"
+    [[ $(stat -c %s "$new/reserve") == 65536 ]]
+}
+
+my_queue() { # manifest; "task attempt" for every id that is ours
+    local kind id ids range from upto step
+    while read -r kind id ids; do
+        [[ $kind == Q && $id == "${AWS_SSM_INSTANCE_ID-}" ]] || continue
+        for range in ${ids//,/ }; do
+            step=${range#*:} range=${range%:*} from=${range%-*} upto=${range#*-}
+            [[ $step == "$range" ]] && step=1
+            for (( ; from <= upto; from += step)); do
+                printf '%s 1\n' "$from"
+            done
+        done
+    done <"$1"
+}
+
+commit() { # once for each job id, whatever is sent again
+    local lock new=$PMR_ROOT/jobs/.new.$CALL_JOB
+    mkdir -p "$PMR_ROOT/jobs" "$PMR_ROOT/stage" && chmod 711 "$PMR_ROOT" "$PMR_ROOT/jobs" || return
+    exec {lock}>"$PMR_ROOT/lock"
+    flock "$lock"
+    if [[ -d $PMR_ROOT/jobs/$CALL_JOB ]]; then
+        fact committed before
+    else
+        missing_parts
+        if [[ -n $MISSING ]]; then
+            fact missing "$MISSING"
+            exec {lock}>&-
+            return 1
+        fi
+        rm -rf "$new"
+        if ! unpack "$new" || ! sync_tree "$new" || ! mv -T "$new" "$PMR_ROOT/jobs/$CALL_JOB"; then
+            rm -rf "$new"
+            exec {lock}>&-
+            fact refused unpack
+            return 1
+        fi
+        mkdir -p "$PMR_ROOT/work/$CALL_JOB" && chmod 711 "$PMR_ROOT/work" "$PMR_ROOT/work/$CALL_JOB"
+        rm -rf "$PMR_ROOT/stage/$CALL_JOB"
+        fact committed now
+    fi
+    launch
+    exec {lock}>&-
+}
+
+sync_tree() { # what the commit promises is on disk before it
+    sync "$1/meta" "$1/manifest" "$1/queue" "$1/content" "$1/env" "$1/library.sh" "$1/format"
+}
+
+launch() { # starts the runner unless it was started before; the caller holds the lock
+    local scope=() session=pmr-$CALL_JOB
+    open_job "$CALL_JOB" || return
+    runner_state
+    [[ $RUNNER == new ]] || return 0
+    # The runner's own lock makes a second launch harmless, if it comes to that.
+    LAUNCHED=1
+    if [[ -d /run/systemd/system ]] && command -v systemd-run >/dev/null; then
+        # Out of the agent's cgroup: neither its restart nor an out-of-memory kill takes us along.
+        scope=(systemd-run --quiet --scope "--unit=$session" -p OOMPolicy=continue --)
+        "${scope[@]}" true 2>/dev/null ||
+            scope=(systemd-run --quiet --scope "--unit=$session" --)
+    fi
+    # The runner's own environment is small and known; what tasks see is built on it.
+    local clean=(env -i "PATH=$PATH" "PMR_ROOT=$PMR_ROOT" "PMR_RUNNER=$CALL_JOB"
+        "AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}" "PMR_HOME=${PMR_HOME-}"
+        ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"})
+    local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
+    if command -v screen >/dev/null &&
+        (cd / && ${scope[@]+"${scope[@]}"} screen -dmS "$session" \
+            "${clean[@]}" PMR_DETACHED=screen "${run[@]}") </dev/null; then
+        :
+    else
+        (cd / && ${scope[@]+"${scope[@]}"} setsid -f \
+            "${clean[@]}" PMR_DETACHED=setsid "${run[@]}") </dev/null
+    fi
+}
+
+verb_start() { # then observes for a first window
+    CALL_JOB=$1
+    shift
+    if expired || ! commit; then
+        WANTED=
+        answer "$SMALL"
+        return
+    fi
+    verb_observe "$CALL_JOB" "$@"
+}
+
+# --- put: one part of a bundle that one send cannot carry -------------------------------------
+
+verb_put() { # job part
+    local folder=$PMR_ROOT/stage/$1 sum
+    WANTED=
+    if ! expired && mkdir -p "$folder"; then
+        tail -c "+$((BUNDLE_AT + 1))" "$SEND" >"$folder/.$2"
+        read -r sum _ < <(sha256sum "$folder/.$2")
+        if [[ $sum == "$DIGEST" ]] && mv -f "$folder/.$2" "$folder/$2"; then
+            fact stored "$2"
+        else
+            fact refused digest
+        fi
+    fi
+    answer "$SMALL"
+}
+
+# --- observe ---------------------------------------------------------------------------------
+
+over() { # true when nothing more can come: no runner, or the queue's tasks have all ended
+    local kind
+    [[ $RUNNER == 'done' || $RUNNER == dead ]] && return
+    while read -r -u "$EVENTS_FD" kind _; do
+        [[ $kind == E ]] && ENDED=$((ENDED + 1))
+    done
+    ((ENDED >= QUEUED))
+}
+
+grown() { # true when a log that was asked for, or the events, have more than was read
+    local spec name at most
+    if ((EVENTS_WAKE)); then
+        size_of "$JOB_DIR/events"
+        ((SIZE > EVENTS_AT)) && return
+    fi
+    for spec in ${WANTED//,/ }; do
+        IFS=: read -r name at most <<<"$spec"
+        ledger_file "$name"
+        size_of "$FILE"
+        ((SIZE != at)) && return
+    done
+    return 1
+}
+
+wait_for_news() { # window in seconds; ends early when the job is over, or soon after news
+    local tick=0 ticks=$(($1 * 5)) news=0 EVENTS_FD ENDED=0 QUEUED
+    QUEUED=$(wc -l <"$JOB_DIR/queue")
+    exec {EVENTS_FD}<"$JOB_DIR/events"
+    while :; do
+        runner_state
+        over && break
+        ((tick >= ticks)) && break
+        if ((news > 0)); then
+            # A little longer, so that what follows at once comes along.
+            ((tick - news >= 2)) && break
+        elif grown; then
+            news=$tick
+        fi
+        pause 0.2
+        tick=$((tick + 1))
+    done
+    exec {EVENTS_FD}<&-
+}
+
+first_logs() { # a job of which the client knows no task yet: the logs of those that run here
+    local task attempt
+    [[ $WANTED == '@mine' ]] || return 0
+    WANTED=
+    while read -r task attempt; do
+        WANTED+=${WANTED:+,}$task.$attempt:0
+    done < <(head -n 4 "$JOB_DIR/queue")
+}
+
+verb_observe() { # job; the row says: events offset, window, wake on events, budget, logs
+    local window watch
+    if ! open_job "$1"; then
+        fact refused no-such-job
+        WANTED=
+        answer "$SMALL"
+        return
+    fi
+    # A client that died between the commit and the launch leaves a job without a runner.
+    [[ -e $JOB_DIR/runner || -n ${LAUNCHED-} ]] || { CALL_JOB=$1 && launch; }
+    my_row
+    read -r EVENTS_AT window EVENTS_WAKE BUDGET WANTED <<<"$ROW"
+    first_logs
+    exec {watch}>"$JOB_DIR/watch"
+    if ((window > 0)); then
+        if flock -n "$watch"; then
+            wait_for_news "$window"
+        else
+            # One watcher waits here; others must not take the agent's few workers as well.
+            fact window busy
+        fi
+    fi
+    exec {watch}>&-
+    runner_facts
+    answer "$BUDGET"
+}
+
+# --- cancel ----------------------------------------------------------------------------------
+
+cancel_pending() { # task or ""; claims what has not started, so that it never will
+    local task attempt
+    while read -r task attempt; do
+        [[ -z $1 || $1 == "$task" ]] || continue
+        if claim "$task.$attempt"; then
+            now
+            event E "$NOW" "$task" "$attempt" - cancelled
+        fi
+    done <"$JOB_DIR/queue"
+}
+
+verb_cancel() { # job task-or-dash grace
+    local only=${2#-} key left=0
+    WANTED='' EVENTS_AT=
+    my_row
+    if expired; then
+        :
+    elif ! open_job "$1"; then
+        fact refused no-such-job
+    else
+        [[ -z $only ]] && : >"$JOB_DIR/cancel"
+        cancel_pending "$only"
+        unended
+        for key in ${OPEN[@]+"${OPEN[@]}"}; do
+            [[ -z $only || $only == "${key%.*}" ]] || continue
+            [[ -e $JOB_DIR/why/$key ]] || printf 'cancelled\n' >"$JOB_DIR/why/$key"
+        done
+        for key in ${OPEN[@]+"${OPEN[@]}"}; do
+            [[ -z $only || $only == "${key%.*}" ]] || continue
+            end_processes "$key" "$3"
+            left=$((left + ${#PIDS[@]}))
+        done
+        [[ -z $only ]] && { end_processes '' 0; left=$((left + ${#PIDS[@]})); }
+        fact survivors "$left"
+        runner_facts
+    fi
+    answer "$SMALL"
+}
+
+# --- jobs, probe -----------------------------------------------------------------------------
+
+tally() { # sets the counts of the tasks that are queued here, by what became of them
+    local kind code why
+    QUEUED=$(wc -l <"$JOB_DIR/queue") SUCCEEDED=0 FAILED=0 STARTED_COUNT=0 ENDED=0
+    while read -r kind _ _ _ code why _; do
+        case $kind in
+            S) STARTED_COUNT=$((STARTED_COUNT + 1)) ;;
+            E)
+                ENDED=$((ENDED + 1))
+                if [[ $code == 0 && $why == exit ]]; then
+                    SUCCEEDED=$((SUCCEEDED + 1))
+                else
+                    FAILED=$((FAILED + 1))
+                    # A task that ended without starting is not running either.
+                    [[ $code == - && $why != lost ]] && STARTED_COUNT=$((STARTED_COUNT + 1))
+                fi
+                ;;
+        esac
+    done <"$JOB_DIR/events"
+}
+
+verb_jobs() { # most; the newest jobs first
+    local folder names=() index count=0
+    WANTED='' EVENTS_AT=
+    for folder in "$PMR_ROOT"/jobs/*/; do
+        [[ -d $folder ]] && names+=("${folder%/}")
+    done
+    for ((index = ${#names[@]} - 1; index >= 0 && count < $1; index--)); do
+        open_job "${names[index]##*/}"
+        runner_state
+        [[ $RUNNER == dead ]] && settle
+        tally
+        printf '%s\nqueued=%s\nsucceeded=%s\nfailed=%s\nrunning=%s\nrunner=%s\n' \
+            "$(<"$JOB_DIR/meta")" "$QUEUED" "$SUCCEEDED" "$FAILED" $((STARTED_COUNT - ENDED)) \
+            "$RUNNER" >"$BOX/job"
+        size_of "$BOX/job"
+        printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
+        cat "$BOX/job" >>"$BOX/facts"
+        count=$((count + 1))
+    done
+    ((${#names[@]} > count)) && MORE_FACTS=1
+    JOB_DIR=
+    answer "$LARGE"
+}
+
+verb_probe() {
+    WANTED='' EVENTS_AT=
+    boot_id
+    fact boot "$BOOT"
+    fact clock "$(date +%s)"
+    fact screen "$(command -v screen || printf none)"
+    fact bash "$BASH_VERSION"
+    fact free_kb "$(df -Pk "$PMR_ROOT" 2>/dev/null | { read -r; read -r _ _ _ free _ && printf %s "$free"; })"
+    answer "$SMALL"
+}
