@@ -69,3 +69,18 @@ class InvalidInstances(AwsRefused):
 
     Source: SendCommand's InvalidInstanceId error; it does not reliably say which instance.
     """
+
+
+class NoAnswer(AwsRefused):
+    """Nothing came back from AWS: whether the call did something is not known."""
+
+
+class NoCapacity(AwsRefused):
+    """EC2 has no room for this many instances of this type in this zone now."""
+
+
+class ProfileUnseen(AwsRefused):
+    """EC2 does not see the instance profile (yet); IAM takes a while to tell it.
+
+    Source: RunInstances' InvalidParameterValue "Invalid IAM Instance Profile name".
+    """

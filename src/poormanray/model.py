@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import TypeVar
@@ -14,6 +14,16 @@ T = TypeVar("T")
 # `<cluster>-0000` is the Name tag of an instance; a tag value may have 256 characters.
 CLUSTER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 TOOL_TAG = "poormanray"
+
+# The tags that make an instance ours. The last is set by the launch itself, the same on all
+# instances of the launch: the host index of the first of them.
+TAG_CLUSTER = "Project"
+TAG_TOOL = "Tool"
+TAG_OWNER = "Contact"
+TAG_NAME = "Name"
+TAG_FIRST_INDEX = "FirstHostIndex"
+# Of an instance that no tag gives a host index.
+NO_INDEX = -1
 
 
 class InstanceState(Enum):
@@ -187,3 +197,40 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield `items` in order, at most `size` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def instance_name(cluster: str, host_index: int) -> str:
+    """Return the name of an instance: its cluster and its number."""
+    return f"{cluster}-{host_index:04d}"
+
+
+def numbered(instances: Iterable[Instance]) -> list[Instance]:
+    """Give each instance of a cluster a host index of its own, and the name that it makes.
+
+    An index that a tag gives stays. Instances without one, and the second of two that got the
+    same (two launches at the same moment), follow after the highest, always in the same order.
+    """
+    clusters: dict[str, list[Instance]] = {}
+    for instance in instances:
+        clusters.setdefault(instance.cluster, []).append(instance)
+    return [
+        replace(instance, host_index=index, name=instance_name(cluster, index))
+        for cluster in sorted(clusters)
+        for index, instance in sorted(_indexed(clusters[cluster]), key=lambda pair: pair[0])
+    ]
+
+
+def _indexed(instances: list[Instance]) -> list[tuple[int, Instance]]:
+    placed: dict[int, Instance] = {}
+    without: list[Instance] = []
+    order = sorted(
+        instances,
+        key=lambda i: (not i.state.alive, i.launch_token, i.launch_index, i.instance_id),
+    )
+    for instance in order:
+        if instance.host_index == NO_INDEX or instance.host_index in placed:
+            without.append(instance)
+        else:
+            placed[instance.host_index] = instance
+    after = max(placed, default=-1) + 1
+    return [*placed.items(), *enumerate(without, start=after)]

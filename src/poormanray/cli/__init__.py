@@ -49,7 +49,7 @@ COMMANDS = {
     "jobs": Row("poormanray.cli.jobs:jobs", "List the jobs of a cluster."),
     "status": Row("poormanray.cli.jobs:status", "Show how far a job and its tasks are."),
     "logs": Row("poormanray.cli.logs:logs", "Print or follow what tasks write."),
-    "cancel": Row("poormanray.cli.cancel:cancel", "End the tasks of a job."),
+    "cancel": Row("poormanray.cli.jobs:cancel", "End the tasks of a job."),
     "results": Row("poormanray.cli.results:results", "Collect every log, and a job log."),
     "pause": Row("poormanray.cli.cluster:pause", "Stop the instances; their disks stay."),
     "resume": Row("poormanray.cli.cluster:resume", "Start paused instances again."),

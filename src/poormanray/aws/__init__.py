@@ -1,0 +1,1 @@
+"""The only place that knows boto3: words of AWS come in, nouns of ours go out."""

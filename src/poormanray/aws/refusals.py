@@ -1,0 +1,206 @@
+"""Every way in which AWS, or the way to it, says no: turned into one line and a next step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from poormanray.errors import AwsRefused, InvalidInstances, NoAnswer, NoCapacity, ProfileUnseen
+
+if TYPE_CHECKING:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+_LONGEST_MESSAGE = 300
+
+DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_WRONG_KEY = {
+    "AuthFailure",
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+# Source: the throttling codes that botocore's standard mode retries (botocore/retries/standard.py).
+_THROTTLED = {
+    "BandwidthLimitExceeded",
+    "EC2ThrottledException",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+_CREDENTIALS = {
+    "CredentialRetrievalError",
+    "InvalidConfigError",
+    "NoAuthTokenError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "SSOError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+}
+CREDENTIALS_HINT = (
+    "aws sts get-caller-identity must work: log in, set AWS_PROFILE or --profile, "
+    "or try without AWS: --local"
+)
+_TYPE_HINT = "choose another with -t/--instance-type or -z/--zone, or another --region"
+_HINTS = {
+    "InsufficientInstanceCapacity": "try again later, another -z/--zone, type, or a smaller -N",
+    "InsufficientHostCapacity": "try again later, another -z/--zone, type, or a smaller -N",
+    "InstanceLimitExceeded": "ask for a higher EC2 quota (Service Quotas), or a smaller -N",
+    "MaxSpotInstanceCountExceeded": "ask for a higher EC2 quota (Service Quotas)",
+    "VcpuLimitExceeded": "ask for a higher EC2 vCPU quota (Service Quotas), or a smaller -N",
+    "VolumeLimitExceeded": "ask for a higher EBS quota (Service Quotas), or a smaller -Z",
+    "InsufficientFreeAddressesInSubnet": "choose a larger subnet with --subnet",
+    "LimitExceeded": "remove what is not needed, or ask for a higher IAM quota",
+    "InvalidInstanceType": _TYPE_HINT,
+    "Unsupported": _TYPE_HINT,
+    "UnsupportedOperation": _TYPE_HINT,
+    "InvalidAMIID.NotFound": "choose an image of this region with --image, or leave it out",
+    "InvalidAMIID.Malformed": "choose an image of this region with --image, or leave it out",
+    "InvalidSubnetID.NotFound": "choose a subnet of this region with --subnet",
+    "InvalidGroup.NotFound": "choose a group of the subnet's VPC with --security-group",
+    "InvalidGroupId.Malformed": "choose a group of the subnet's VPC with --security-group",
+    "OperationNotPermitted": "the instance is protected; switch that off in EC2, then try again",
+    "IncorrectInstanceState": "pmr list shows the states; try again when they have settled",
+    "OptInRequired": "switch the region on, or subscribe, in the AWS account",
+}
+
+
+@contextmanager
+def translated(service: str, region: str) -> Iterator[None]:
+    """Turn botocore's errors inside the block into errors of ours.
+
+    Raises:
+        AwsRefused: what AWS refused, and what to do; InvalidInstances for a send to ids that
+            SSM does not manage.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except ClientError as error:
+        raise _of_service(error, service, region) from error
+    except BotoCoreError as error:
+        raise _of_the_way(error, service, region) from error
+    except ResponseParserError as error:
+        raise AwsRefused(
+            f"what answers as {service} in {region} does not speak AWS's language",
+            "check the proxy and AWS_ENDPOINT_URL",
+            code="ResponseParserError",
+        ) from error
+
+
+def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
+    """Explain an answer of AWS that is an error."""
+    told = error.response.get("Error", {})
+    code = told.get("Code", "")
+    action = f"{service}:{error.operation_name}"
+    message = _short(told.get("Message", "") or code)
+    if code in DENIED:
+        return AwsRefused(
+            f"no permission for {action} in {region}: {message}",
+            f"have {action} allowed for this identity, or use another with --profile",
+            code=code,
+        )
+    if code in _EXPIRED:
+        return AwsRefused(
+            f"the AWS credentials have expired ({action})",
+            "log in again, then repeat the command; work on the instances goes on meanwhile",
+            code=code,
+        )
+    if code in _WRONG_KEY:
+        return AwsRefused(
+            f"AWS does not accept the credentials ({action} in {region}): {message}",
+            CREDENTIALS_HINT,
+            code=code,
+        )
+    if code in _THROTTLED:
+        return AwsRefused(
+            f"AWS is throttling {action} in {region}, after several tries",
+            "wait a minute and repeat; other programs use the same account",
+            code=code,
+        )
+    if code == "InvalidInstanceId" and error.operation_name == "SendCommand":
+        return InvalidInstances(message, "pmr list shows whose agent is online", code=code)
+    kind = _kind(code, message)
+    return kind(f"{action} in {region}: {code}: {message}", _HINTS.get(code, ""), code=code)
+
+
+def _kind(code: str, message: str) -> type[AwsRefused]:
+    """Return the class of a refusal; a few are known to the callers, who try something else."""
+    if code in {"InsufficientInstanceCapacity", "InsufficientHostCapacity"}:
+        return NoCapacity
+    if code == "InvalidParameterValue" and "iam instance profile" in message.lower():
+        return ProfileUnseen
+    return AwsRefused
+
+
+def _of_the_way(error: BotoCoreError, service: str, region: str) -> AwsRefused:
+    """Explain an error of botocore's own: no answer from AWS, or no question to it."""
+    from botocore import exceptions
+
+    kind = type(error).__name__
+    message = _short(str(error))
+    if isinstance(error, exceptions.ProfileNotFound):
+        return AwsRefused(message, "aws configure list-profiles shows the profiles", code=kind)
+    if kind in _CREDENTIALS:
+        return AwsRefused(f"no AWS credentials to use: {message}", CREDENTIALS_HINT, code=kind)
+    if isinstance(error, exceptions.NoRegionError | exceptions.InvalidRegionError):
+        return AwsRefused(message, "give --region, for example us-east-1", code=kind)
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        return _unanswered(error, service, region)
+    return AwsRefused(f"{service} in {region}: {message}", "", code=kind)
+
+
+def _unanswered(error: BotoCoreError, service: str, region: str) -> AwsRefused:
+    known = [] if _custom_endpoint(error) else _regions()
+    if known and region not in known:
+        near = difflib.get_close_matches(region, known, n=1)
+        guess = f", for example {near[0]}" if near else ""
+        return AwsRefused(
+            f"there is no AWS region {region!r}, or it is newer than this boto3",
+            f"give another --region{guess}",
+            code=type(error).__name__,
+        )
+    return NoAnswer(
+        f"no answer from {service} in {region}: {_short(str(error))}",
+        "check the network, proxy and endpoint settings; in a closed network, the VPC endpoints",
+        code=type(error).__name__,
+    )
+
+
+def _custom_endpoint(error: BotoCoreError) -> bool:
+    url = str(error.kwargs.get("endpoint_url", ""))
+    return bool(url) and ".amazonaws.com" not in url and ".api.aws" not in url
+
+
+def _regions() -> list[str]:
+    import botocore.session
+
+    session = botocore.session.Session(profile=None)
+    return [
+        region
+        for partition in session.get_available_partitions()
+        for region in session.get_available_regions("ec2", partition)
+    ]
+
+
+def _short(text: str) -> str:
+    """Return one line of a message, without EC2's encoded blob, cut where it gets long."""
+    line = " ".join(text.split()).partition(" Encoded authorization failure message")[0]
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"

@@ -1,0 +1,185 @@
+"""One session per command, and one client per service: the root of everything AWS."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from poormanray import __version__
+from poormanray.aws.refusals import translated
+from poormanray.waiting import Clock
+
+if TYPE_CHECKING:
+    import boto3
+    from botocore.config import Config
+
+    from poormanray.aws.ec2 import Ec2
+    from poormanray.aws.iam import Iam
+    from poormanray.aws.ssm import Ssm
+    from poormanray.aws.sts import Sts
+
+FALLBACK_REGION = "us-east-1"
+# botocore's standard mode: tries in all, with back-off, of throttled, failed or lost calls.
+_TRIES = 6
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 60
+_CONNECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A cloud that is not AWS itself: the local one."""
+
+    url: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    time_scale: float = 1.0
+
+
+class Aws:
+    """The cloud of one command. boto3 is imported on first use; safe to share by threads."""
+
+    def __init__(
+        self, *, region: str | None, profile: str | None, endpoint: Endpoint | None
+    ) -> None:
+        self._wanted_region = region
+        self._profile = profile
+        self._lock = threading.RLock()
+        self.endpoint = endpoint
+        self.clock = Clock(scale=endpoint.time_scale if endpoint else 1.0)
+
+    @functools.cached_property
+    def region(self) -> str:
+        """Return the region: as given, else the environment's, the profile's, or us-east-1."""
+        if self._wanted_region:
+            return self._wanted_region
+        if self.endpoint:
+            return FALLBACK_REGION
+        named = os.environ.get("AWS_REGION")  # boto3 itself reads AWS_DEFAULT_REGION only
+        return named or self._session.region_name or FALLBACK_REGION
+
+    @functools.cached_property
+    def partition(self) -> str:
+        """Return the partition of the region, for ARNs: `aws`, `aws-cn`, `aws-us-gov`, …"""
+        from botocore.exceptions import UnknownRegionError
+
+        try:
+            return self._session.get_partition_for_region(self.region)
+        except UnknownRegionError:
+            return "aws"
+
+    def ec2(self) -> Ec2:
+        """Return the one EC2 adapter."""
+        with self._lock:
+            return self._ec2
+
+    def ssm(self) -> Ssm:
+        """Return the one SSM adapter."""
+        with self._lock:
+            return self._ssm
+
+    def iam(self) -> Iam:
+        """Return the one IAM adapter."""
+        with self._lock:
+            return self._iam
+
+    def sts(self) -> Sts:
+        """Return the one STS adapter."""
+        with self._lock:
+            return self._sts
+
+    @functools.cached_property
+    def _ec2(self) -> Ec2:
+        from poormanray.aws.ec2 import Ec2
+
+        with translated("ec2", self._region_or_word):
+            client = self._session.client(
+                "ec2", region_name=self.region, endpoint_url=self._url, config=self._config
+            )
+        return Ec2(client, self.region)
+
+    @functools.cached_property
+    def _ssm(self) -> Ssm:
+        from poormanray.aws.ssm import Ssm
+
+        with translated("ssm", self._region_or_word):
+            client = self._session.client(
+                "ssm", region_name=self.region, endpoint_url=self._url, config=self._config
+            )
+        return Ssm(client, self.region)
+
+    @functools.cached_property
+    def _iam(self) -> Iam:
+        from poormanray.aws.iam import Iam
+
+        with translated("iam", self._region_or_word):
+            client = self._session.client(
+                "iam", region_name=self.region, endpoint_url=self._url, config=self._config
+            )
+        return Iam(client, self.region, self.partition)
+
+    @functools.cached_property
+    def _sts(self) -> Sts:
+        from poormanray.aws.sts import Sts
+
+        with translated("sts", self._region_or_word):
+            client = self._session.client(
+                "sts", region_name=self.region, endpoint_url=self._url, config=self._config
+            )
+        return Sts(client, self.region)
+
+    @property
+    def _url(self) -> str | None:
+        return self.endpoint.url if self.endpoint else None
+
+    @property
+    def _region_or_word(self) -> str:
+        return self._wanted_region or "the region of the settings"
+
+    @functools.cached_property
+    def _session(self) -> boto3.Session:
+        with translated("aws", self._region_or_word):
+            if self.endpoint:
+                return _sealed_session(self.endpoint, self._wanted_region or FALLBACK_REGION)
+            import boto3
+
+            return boto3.Session(profile_name=self._profile)
+
+    @functools.cached_property
+    def _config(self) -> Config:
+        from botocore.config import Config
+
+        shared = Config(
+            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            max_pool_connections=_CONNECTIONS,
+            user_agent_extra=f"poormanray/{__version__}",
+        )
+        if self.endpoint is None:
+            return shared
+        return shared.merge(
+            Config(proxies={}, use_fips_endpoint=False, use_dualstack_endpoint=False)
+        )
+
+
+def _sealed_session(endpoint: Endpoint, region: str) -> boto3.Session:
+    """Return a session that no environment variable and no settings file has influence on."""
+    import boto3
+    import botocore.session
+
+    sealed = {
+        name: (None, None, default, convert)
+        for name, (_, _, default, convert) in botocore.session.Session.SESSION_VARIABLES.items()
+    }
+    for name in ("config_file", "credentials_file"):
+        sealed[name] = (None, None, os.devnull, None)
+    return boto3.Session(
+        aws_access_key_id=endpoint.access_key,
+        aws_secret_access_key=endpoint.secret_key,
+        region_name=region,
+        botocore_session=botocore.session.Session(session_vars=sealed),
+    )
