@@ -1,0 +1,312 @@
+"""The emulated agent of one instance: what it does with the commands that it is handed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from poormanray.local import agent_output
+from poormanray.local.machine import Ended, Execution, Machines
+from poormanray.local.run_command_records import Delivery, Order, Reply, Status
+from poormanray.local.settings import Settings
+from poormanray.local.timers import Timers
+
+LOG = logging.getLogger(__name__)
+
+# Source: agent-facts (measured): five at once, five wait, more are refused without a reply.
+WORKERS, WAITING_PLACES = 5, 5
+# Source: agent-facts 6: outside of it, the timeout silently becomes 3600.
+EXECUTION_TIMEOUT_MIN_S, EXECUTION_TIMEOUT_MAX_S = 5, 172_800
+EXECUTION_TIMEOUT_DEFAULT_S = 3_600
+# Source: ssm-facts 4.2: without credentials at boot, first 5 minutes, then doubling to 1 hour.
+CREDENTIAL_WAIT_S, CREDENTIAL_WAIT_MAX_S = 300.0, 3_600.0
+# Source: agent-facts 5: runs of a script that keeps asking for a reboot.
+REBOOT_RUNS_MAX = 15
+EXIT_TIMED_OUT, EXIT_SUCCESS, EXIT_FAILURE, EXIT_REBOOT = 137, 168, 169, 194
+_SKIP = (
+    "\nStep exited with code {}. Therefore, marking step as {}. "
+    "Further document steps will be skipped."
+)
+
+
+class AgentOwner(Protocol):
+    """What an agent needs of the fleet that it belongs to."""
+
+    def may_register(self, instance_id: str) -> bool:
+        """Say whether the instance's role lets the agent register."""
+        ...
+
+    def reply(self, reply: Reply) -> None:
+        """Pass a reply on to the service."""
+        ...
+
+    def connected(self, instance_id: str) -> None:
+        """Take note that the agent is online."""
+        ...
+
+    def reboot(self, instance_id: str) -> None:
+        """Restart the instance."""
+        ...
+
+
+@dataclass(slots=True)
+class Task:
+    """A command on an instance's disk, and what the agent did with it."""
+
+    order: Order
+    runs: int = 0
+    execution: Execution | None = None
+    cancelled: bool = False
+    started_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotStarted:
+    """A script that could not be started, in the shape of one that has ended."""
+
+    stderr: bytes
+    stdout: bytes = b""
+    exit_code: int = 1
+    timed_out: bool = False
+    killed: bool = False
+
+
+class Agent:
+    """The agent of one instance. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        machines: Machines,
+        timers: Timers,
+        settings: Settings,
+        owner: AgentOwner,
+    ) -> None:
+        self.instance_id = instance_id
+        self.registered_at_s: float | None = None  # epoch, the first time
+        self.online_since_s: float | None = None  # cloud clock; None: not online
+        self._machines = machines
+        self._timers = timers
+        self._settings = settings
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._life = 0  # grows with every power on and off; what belongs to an older one is void
+        self._seen: set[str] = set()
+        self._running: dict[str, Task] = {}
+        self._waiting: deque[Task] = deque()
+        # What a power loss or a cancel leaves on disk, for the agent's next start.
+        self._left_to_run: list[Task] = []
+        self._left_to_report: list[Task] = []
+
+    # Power
+
+    def power_on(self) -> None:
+        """Begin to register; the agent is online a while later, if its role allows it."""
+        with self._lock:
+            self._life += 1
+            life = self._life
+        self._timers.after(
+            self._settings.registration_s, lambda: self._register(life, CREDENTIAL_WAIT_S)
+        )
+
+    def power_off(self) -> None:
+        """Forget everything but the disk; no reply is sent for what was running."""
+        with self._lock:
+            self._life += 1
+            self.online_since_s = None
+            for task in self._running.values():
+                if task.runs and task.execution is None:
+                    continue  # it waits for its reboot and is among those left to run
+                self._left_to_report.append(task)
+            self._left_to_run.extend(self._waiting)
+            self._running.clear()
+            self._waiting.clear()
+
+    def _register(self, life: int, next_wait_s: float) -> None:
+        if life != self._life:
+            return
+        if not self._owner.may_register(self.instance_id):
+            later_s = min(next_wait_s * 2, CREDENTIAL_WAIT_MAX_S)
+            self._timers.after(next_wait_s, lambda: self._register(life, later_s))
+            return
+        with self._lock:
+            if life != self._life:
+                return
+            self.online_since_s = self._timers.now_s()
+            self.registered_at_s = self.registered_at_s or self._timers.wall_s()
+            to_run, self._left_to_run = self._left_to_run, []
+            to_report, self._left_to_report = self._left_to_report, []
+        for task in to_run:
+            self._accept(task)
+        for task in to_report:
+            order = task.order
+            self._timers.after(
+                self._settings.interrupted_report_s, lambda order=order: self._interrupted(order)
+            )
+        self._owner.connected(self.instance_id)
+
+    # Commands
+
+    def deliver(self, order: Order) -> Delivery:
+        """Take a command: run it, let it wait, or refuse it; the same id never runs twice."""
+        with self._lock:
+            if self.online_since_s is None:
+                return Delivery.OFFLINE
+            if order.command_id in self._seen:
+                return Delivery.ACCEPTED
+        return self._accept(Task(order))
+
+    def cancel(self, command_id: str) -> None:
+        """Kill a running command; one that waits stays on disk and runs at the next start.
+
+        Source: agent-facts 6 (measured): no terminal reply comes for the latter.
+        """
+        with self._lock:
+            task = self._running.get(command_id)
+            if task is not None:
+                task.cancelled = True
+                execution = task.execution
+            else:
+                execution = None
+                kept = [task for task in self._waiting if task.order.command_id != command_id]
+                gone = [task for task in self._waiting if task.order.command_id == command_id]
+                self._waiting = deque(kept)
+                self._left_to_run.extend(gone)
+        if execution is not None:
+            execution.kill()
+
+    def _accept(self, task: Task) -> Delivery:
+        order = task.order
+        with self._lock:
+            self._seen.add(order.command_id)
+            start = len(self._running) < WORKERS
+            if start:
+                self._running[order.command_id] = task
+            elif len(self._waiting) < WAITING_PLACES:
+                self._waiting.append(task)
+            else:
+                self._seen.discard(order.command_id)
+                return Delivery.FULL
+            life = self._life
+        self._send(Reply(order.command_id, self.instance_id, Status.IN_PROGRESS))
+        if start:
+            self._launch(task, life)
+        return Delivery.ACCEPTED
+
+    def _launch(self, task: Task, life: int) -> None:
+        order = task.order
+        task.runs += 1
+        task.started_at_s = self._timers.wall_s()
+        try:
+            execution = self._machines.execute(
+                self.instance_id,
+                command_id=order.command_id,
+                script=order.script,
+                working_directory=order.working_directory,
+                timeout_s=execution_timeout_s(order.execution_timeout),
+                on_end=lambda ended: self._ended(task, life, ended),
+            )
+        except OSError as error:
+            LOG.warning("%s: cannot run %s: %s", self.instance_id, order.command_id, error)
+            self._ended(task, life, NotStarted(stderr=str(error).encode()))
+            return
+        with self._lock:
+            task.execution = execution
+            kill = task.cancelled
+        if kill:
+            execution.kill()
+
+    def _ended(self, task: Task, life: int, ended: Ended) -> None:
+        order = task.order
+        with self._lock:
+            if life != self._life:
+                return
+            reboot = ended.exit_code == EXIT_REBOOT and not (ended.timed_out or task.cancelled)
+            if reboot and task.runs < REBOOT_RUNS_MAX:
+                again = Task(order, runs=task.runs)
+                self._running[order.command_id] = again
+                self._left_to_run.append(again)
+                self._timers.after(self._settings.reboot_grace_s, lambda: self._reboot(life))
+                return
+            self._running.pop(order.command_id, None)
+            following = self._waiting.popleft() if self._waiting else None
+            if following is not None:
+                self._running[following.order.command_id] = following
+        reply = finished(self.instance_id, task, ended, self._timers.wall_s())
+        if reply is not None:
+            self._send(reply)
+        if following is not None:
+            self._launch(following, life)
+
+    def _reboot(self, life: int) -> None:
+        if life == self._life:
+            self._owner.reboot(self.instance_id)
+
+    def _interrupted(self, order: Order) -> None:
+        text = "document process failed unexpectedly"
+        self._send(
+            Reply(order.command_id, self.instance_id, Status.FAILED, exit_code=1, output=text)
+        )
+
+    def _send(self, reply: Reply) -> None:
+        self._timers.after(self._settings.reply_s, lambda: self._owner.reply(reply))
+
+
+def execution_timeout_s(text: str) -> float:
+    """Return the timeout that the agent applies; outside of 5 to 172800 it is 3600."""
+    try:
+        seconds = int(text)
+    except ValueError:
+        return EXECUTION_TIMEOUT_DEFAULT_S
+    fits = EXECUTION_TIMEOUT_MIN_S <= seconds <= EXECUTION_TIMEOUT_MAX_S
+    return seconds if fits else EXECUTION_TIMEOUT_DEFAULT_S
+
+
+def finished(instance_id: str, task: Task, ended: Ended, now_s: float) -> Reply | None:
+    """Return the final reply, None when the agent would drop it for its size."""
+    status, code, stdout, stderr = _judged(task, ended)
+    out, err = agent_output.cut_stream(stdout), agent_output.cut_stream(stderr)
+    reply = Reply(
+        task.order.command_id,
+        instance_id,
+        status,
+        exit_code=code,
+        stdout=out,
+        stderr=err,
+        output=agent_output.combined(stdout, stderr),
+        started_at_s=task.started_at_s,
+        ended_at_s=now_s,
+    )
+    if agent_output.reply_bytes(out, err, reply.output) > agent_output.REPLY_BYTES_MAX:
+        LOG.info("%s: the reply to %s is too large", instance_id, task.order.command_id)
+        return None
+    if status is Status.SUCCESS and code == EXIT_SUCCESS:
+        return replace(reply, stderr="")
+    return reply
+
+
+def _judged(task: Task, ended: Ended) -> tuple[Status, int, bytes, bytes]:
+    """Return status, code and streams; source: agent-facts 4 to 6 (measured)."""
+    code, stdout, stderr = ended.exit_code, ended.stdout, ended.stderr
+    if ended.timed_out and code != EXIT_TIMED_OUT:
+        # The script had ended by itself, and something else held its pipes.
+        return Status.FAILED, 1, stdout, stderr + b"failed to run commands: no such process"
+    if ended.timed_out or ended.killed:
+        stderr += b"failed to run commands: signal: killed"
+        status = Status.CANCELLED if task.cancelled else Status.TIMED_OUT
+        return status, EXIT_TIMED_OUT, stdout, stderr
+    if code == 0:
+        return Status.SUCCESS, code, stdout, stderr
+    if code == EXIT_SUCCESS:
+        return Status.SUCCESS, code, stdout + _SKIP.format(code, "succeeded").encode(), b""
+    stderr += f"failed to run commands: exit status {code}".encode()
+    if code == EXIT_FAILURE:
+        text = _SKIP.format(code, "Failed").encode()
+        return Status.FAILED, code, stdout + text, stderr + text
+    if code == EXIT_TIMED_OUT:
+        return Status.CANCELLED if task.cancelled else Status.TIMED_OUT, code, stdout, stderr
+    return Status.FAILED, code, stdout, stderr

@@ -1,0 +1,89 @@
+"""moto behind one lock: every call into it, and the way to its backends."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from poormanray.local.refusals import Answer, Refusal
+from poormanray.local.signature import HttpRequest
+
+LOG = logging.getLogger(__name__)
+
+ACCOUNT = "123456789012"
+# Source: moto-facts 2. They are read when moto is imported.
+SETTINGS = {
+    "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
+    "MOTO_ENABLE_AMI_VALIDATION": "1",
+    "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "1",
+    "MOTO_ACCOUNT_ID": ACCOUNT,
+}
+
+Environ = dict[str, Any]
+Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class Moto:
+    """moto's services. Hold `lock` around whatever touches a backend."""
+
+    def __init__(self) -> None:
+        os.environ.update(SETTINGS)
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+        self.lock = threading.RLock()
+        self._app = cast("Wsgi", DomainDispatcherApplication(create_backend_app))
+
+    def answer(self, request: HttpRequest, body: bytes | None = None) -> Answer:
+        """Let moto answer a request, with another body when one is given.
+
+        Raises:
+            Refusal: InternalFailure when moto breaks or does not know the operation.
+        """
+        payload = request.body if body is None else body
+        environ = dict(request.environ)
+        environ["wsgi.input"] = io.BytesIO(payload)
+        environ["CONTENT_LENGTH"] = str(len(payload))
+        started: list[Any] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
+            started[:] = [int(status.split()[0]), headers]
+
+        with self.lock:
+            try:
+                chunks = b"".join(self._app(environ, start_response))
+            except Exception:  # noqa: BLE001 (whatever moto raises is the service's failure)
+                LOG.exception("moto failed")
+                raise Refusal("InternalFailure", "moto failed", status=500) from None
+        status, headers = started
+        kinds = [value for name, value in headers if name.lower() == "content-type"]
+        kind = kinds[0] if kinds else ""
+        if status >= 500 and kind.startswith("text/html"):
+            LOG.error("moto answered %s: %s", status, chunks[:2000])
+            raise Refusal("InternalFailure", "the local cloud cannot do this", status=500)
+        kept = [(name, value) for name, value in headers if name.lower() != "content-type"]
+        return Answer(status, chunks, kind, kept)
+
+    def ec2(self, region: str) -> Any:
+        """Return EC2's backend of a region."""
+        from moto.ec2.models import ec2_backends
+
+        return ec2_backends[ACCOUNT][region]
+
+    def iam(self) -> Any:
+        """Return IAM's backend."""
+        from moto.iam.models import iam_backends
+
+        return iam_backends[ACCOUNT]["aws"]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        from moto.core.base_backend import BackendDict
+        from moto.core.model_instances import reset_model_data
+
+        with self.lock:
+            BackendDict.reset()
+            reset_model_data()

@@ -1,0 +1,222 @@
+"""All instances that have a machine: power, order of their operations, and their agents."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from poormanray.local.agent import Agent
+from poormanray.local.machine import Machines
+from poormanray.local.run_command_records import Delivery, Node, Order, Reply
+from poormanray.local.settings import Settings
+from poormanray.local.timers import Action, Timers
+
+LOG = logging.getLogger(__name__)
+
+AGENT_VERSION = "3.3.987.0"
+PING_EVERY_S = 300.0  # Source: ssm-facts 4.1: a heartbeat every 5 minutes
+
+
+@dataclass(slots=True)
+class _Member:
+    agent: Agent
+    facts: Mapping[str, str]
+    alive: bool = True
+    powered: bool = False
+    todo: deque[Action] = field(default_factory=deque)
+    busy: bool = False
+
+
+class InstanceFleet:
+    """The fleet. Operations on one instance happen one after the other, in the order asked."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        timers: Timers,
+        settings: Settings,
+        *,
+        role_of: Callable[[str], str | None],
+    ) -> None:
+        """`role_of` names the role that lets an instance's agent register, None if there is none.
+        """
+        self._machines = machines
+        self._timers = timers
+        self._settings = settings
+        self._role_of = role_of
+        self._lock = threading.Lock()
+        self._members: dict[str, _Member] = {}
+        self.on_reply: Callable[[Reply], None] = lambda _reply: None
+        self.on_connected: Callable[[str], None] = lambda _instance_id: None
+
+    # Power
+
+    def boot(
+        self, instance_id: str, facts: Mapping[str, str], then: Callable[[OSError | None], None]
+    ) -> None:
+        """Power an instance on and call `then` with None, or with what went wrong."""
+        with self._lock:
+            member = self._members.get(instance_id)
+            if member is None:
+                agent = Agent(instance_id, self._machines, self._timers, self._settings, self)
+                member = self._members[instance_id] = _Member(agent, facts)
+            member.facts = facts
+        self._enqueue(member, lambda: self._boot(instance_id, member, then))
+
+    def power_off(self, instance_id: str, then: Action) -> None:
+        """End an instance's processes, keep its disk, then call `then`."""
+        self._end(instance_id, self._machines.power_off, then, alive=True)
+
+    def destroy(self, instance_id: str, then: Action) -> None:
+        """End an instance for good, then call `then`."""
+        self._end(instance_id, self._machines.destroy, then, alive=False)
+
+    def reboot(self, instance_id: str) -> None:
+        """Restart an instance; nothing happens when it is not powered."""
+        member = self._member(instance_id)
+        if member is not None:
+            self._enqueue(member, lambda: self._reboot(instance_id, member))
+
+    def _reboot(self, instance_id: str, member: _Member) -> None:
+        if not member.powered:
+            return
+        member.agent.power_off()
+        self._machines.power_off(instance_id)
+        self._boot(instance_id, member, lambda _problem: None)
+
+    def _boot(
+        self, instance_id: str, member: _Member, then: Callable[[OSError | None], None]
+    ) -> None:
+        if not member.alive:
+            return
+        try:
+            self._machines.boot(instance_id, facts=member.facts)
+        except OSError as problem:
+            LOG.exception("%s does not boot", instance_id)
+            then(problem)
+            return
+        member.powered = True
+        member.agent.power_on()
+        then(None)
+
+    def _end(
+        self, instance_id: str, how: Callable[[str], None], then: Action, *, alive: bool
+    ) -> None:
+        member = self._member(instance_id)
+        if member is None:
+            then()
+            return
+        member.alive = member.alive and alive
+
+        def end() -> None:
+            member.powered = False
+            member.agent.power_off()
+            how(instance_id)
+            then()
+
+        self._enqueue(member, end)
+
+    def _enqueue(self, member: _Member, action: Action) -> None:
+        with self._lock:
+            member.todo.append(action)
+            if member.busy:
+                return
+            member.busy = True
+        self._timers.after(0, lambda: self._drain(member))
+
+    def _drain(self, member: _Member) -> None:
+        while True:
+            with self._lock:
+                if not member.todo:
+                    member.busy = False
+                    return
+                action = member.todo.popleft()
+            try:
+                action()
+            except Exception:  # noqa: BLE001 (the next operation of this instance must still run)
+                LOG.exception("an operation on an instance failed")
+
+    # What the service asks of it
+
+    def node(self, instance_id: str) -> Node | None:
+        """Return the managed instance, None when it never registered."""
+        member = self._member(instance_id)
+        return self._node(instance_id, member) if member else None
+
+    def nodes(self) -> list[Node]:
+        """Return every managed instance, in the order of their launch."""
+        with self._lock:
+            members = list(self._members.items())
+        found = (self._node(instance_id, member) for instance_id, member in members)
+        return [node for node in found if node is not None]
+
+    def deliver(self, instance_id: str, order: Order) -> Delivery:
+        """Hand one command to an agent."""
+        member = self._member(instance_id)
+        return Delivery.OFFLINE if member is None else member.agent.deliver(order)
+
+    def cancel(self, instance_id: str, command_id: str) -> None:
+        """Ask an agent to end a command."""
+        member = self._member(instance_id)
+        if member is not None:
+            member.agent.cancel(command_id)
+
+    def states(self) -> dict[str, str]:
+        """Return, for every instance that was ever booted, how it and its agent are."""
+        with self._lock:
+            members = list(self._members.items())
+        return {
+            instance_id: (
+                "terminated"
+                if not member.alive
+                else "off"
+                if not member.powered
+                else "online"
+                if member.agent.online_since_s is not None
+                else "on"
+            )
+            for instance_id, member in members
+        }
+
+    # What agents ask of it
+
+    def may_register(self, instance_id: str) -> bool:
+        """Say whether the instance's role lets the agent register."""
+        return self._role_of(instance_id) is not None
+
+    def reply(self, reply: Reply) -> None:
+        """Pass a reply on to the service."""
+        self.on_reply(reply)
+
+    def connected(self, instance_id: str) -> None:
+        """Take note that an agent is online."""
+        self._timers.after(0, lambda: self.on_connected(instance_id))
+
+    def _member(self, instance_id: str) -> _Member | None:
+        with self._lock:
+            return self._members.get(instance_id)
+
+    def _node(self, instance_id: str, member: _Member) -> Node | None:
+        agent = member.agent
+        registered_s, online_s = agent.registered_at_s, agent.online_since_s
+        if registered_s is None:
+            return None
+        ping_s = registered_s
+        if online_s is not None:
+            since_ping_s = (self._timers.now_s() - online_s) % PING_EVERY_S
+            ping_s = self._timers.wall_s() - since_ping_s / self._settings.time_scale
+        return Node(
+            instance_id=instance_id,
+            name=member.facts.get("name", ""),
+            online=online_s is not None,
+            accepts=member.alive and member.powered,
+            computer_name=member.facts.get("host_name", ""),
+            ip_address=member.facts.get("private_ip", ""),
+            role=member.facts.get("role", ""),
+            registered_at_s=registered_s,
+            last_ping_at_s=round(ping_s, 3),
+            agent_version=AGENT_VERSION,
+        )

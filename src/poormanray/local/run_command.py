@@ -1,0 +1,322 @@
+"""SSM Run Command as a state machine: commands, invocations, timeouts. No processes here."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from poormanray.local import run_command_views as views
+from poormanray.local.refusals import Refusal
+from poormanray.local.run_command_records import (
+    WAITING,
+    CommandRecord,
+    Delivery,
+    Fleet,
+    InvocationRecord,
+    Node,
+    Reply,
+    Status,
+)
+from poormanray.local.run_command_send import check_document, check_instances
+from poormanray.local.service_model import check_request, shape_answer
+from poormanray.local.settings import Settings
+from poormanray.local.timers import Timers
+
+LOG = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT_S = 3600  # user guide: the API's default delivery timeout
+PAGE_MAX = 50
+NODE_PAGE_DEFAULT = 10  # DescribeInstanceInformation: 5 to 50, 10 by default
+_ECHOED = (
+    "OutputS3BucketName",
+    "OutputS3KeyPrefix",
+    "ServiceRoleArn",
+    "NotificationConfig",
+    "CloudWatchOutputConfig",
+)
+
+Request = Mapping[str, Any]
+
+
+class RunCommand:
+    """The service. Every method may be called from any thread."""
+
+    def __init__(self, fleet: Fleet, timers: Timers, settings: Settings, *, account: str) -> None:
+        self._fleet = fleet
+        self._timers = timers
+        self._settings = settings
+        self._account = account
+        self._lock = threading.Lock()
+        self._serials = itertools.count(1)
+        self._commands: dict[str, CommandRecord] = {}
+        self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
+            "SendCommand": self._send,
+            "GetCommandInvocation": self._get,
+            "ListCommandInvocations": self._list_invocations,
+            "ListCommands": self._list_commands,
+            "CancelCommand": self._cancel,
+            "DescribeInstanceInformation": self._describe,
+        }
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """The names of the operations that this service answers."""
+        return frozenset(self._operations)
+
+    def call(self, operation: str, request: Request) -> dict[str, Any]:
+        """Answer one operation.
+
+        Raises:
+            Refusal: the service says no.
+        """
+        check_request(operation, request)
+        return shape_answer(operation, self._operations[operation](request))
+
+    def on_reply(self, reply: Reply) -> None:
+        """Take an agent's reply; an ended invocation never changes again."""
+        with self._lock:
+            part = self._part(reply.command_id, reply.instance_id)
+            if part is None or part.status.ended:
+                return
+            if reply.status is Status.IN_PROGRESS:
+                if part.status in WAITING:
+                    part.move(Status.IN_PROGRESS)
+                return
+            timed_out = reply.status is Status.TIMED_OUT
+            part.move(reply.status, "ExecutionTimedOut" if timed_out else "")
+            part.exit_code = reply.exit_code
+            part.stdout, part.stderr, part.output = reply.stdout, reply.stderr, reply.output
+            part.started_at_s, part.ended_at_s = reply.started_at_s, reply.ended_at_s
+
+    def on_connected(self, instance_id: str) -> None:
+        """Deliver what waits for an agent that has just come online."""
+        with self._lock:
+            waiting = [
+                command.command_id
+                for command in self._commands.values()
+                if (part := command.invocations.get(instance_id)) is not None
+                and part.status is Status.DELAYED
+            ]
+        for command_id in waiting:
+            self._deliver(command_id, instance_id)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many commands and running invocations there are."""
+        with self._lock:
+            parts = [p for c in self._commands.values() for p in c.invocations.values()]
+            return {
+                "commands": len(self._commands),
+                "invocations": len(parts),
+                "open": sum(not part.status.ended for part in parts),
+            }
+
+    # SendCommand and what follows from it
+
+    def _send(self, request: Request) -> dict[str, Any]:
+        if request.get("Targets"):
+            raise Refusal("InvalidTarget", "The local cloud takes InstanceIds, not Targets")
+        parameters = check_document(request)
+        nodes = check_instances(self._fleet, request.get("InstanceIds") or [], self._account)
+        with self._lock:
+            command = self._record(request, parameters, nodes)
+            self._commands[command.command_id] = command
+            answer = {"Command": views.command_view(command, counts=False)}
+        for node in nodes:
+            self._after(self._settings.delivery_s, self._deliver, command, node.instance_id)
+            self._after(command.timeout_s, self._give_up_delivery, command, node.instance_id)
+            total_s = command.timeout_s + command.execution_timeout_s
+            self._after(total_s, self._give_up, command, node.instance_id)
+        return answer
+
+    def _record(
+        self, request: Request, parameters: dict[str, list[str]], nodes: list[Node]
+    ) -> CommandRecord:
+        command = CommandRecord(
+            serial=next(self._serials),
+            command_id=str(uuid4()),
+            document=request["DocumentName"],
+            document_version=request.get("DocumentVersion", "$DEFAULT"),
+            comment=request.get("Comment", ""),
+            parameters=parameters,
+            instance_ids=[node.instance_id for node in nodes],
+            timeout_s=request.get("TimeoutSeconds", DEFAULT_TIMEOUT_S),
+            execution_timeout_s=int((parameters.get("executionTimeout") or ["3600"])[0]),
+            max_concurrency=request.get("MaxConcurrency", "50"),
+            max_errors=request.get("MaxErrors", "0"),
+            echoed={name: request[name] for name in _ECHOED if name in request},
+            sent_at_s=self._timers.now_s(),
+            requested_at_s=round(self._timers.wall_s(), 3),
+        )
+        for node in nodes:
+            part = InvocationRecord(next(self._serials), node.instance_id, node.name)
+            command.invocations[node.instance_id] = part
+        return command
+
+    def _after(
+        self,
+        delay_s: float,
+        action: Callable[[str, str], None],
+        command: CommandRecord,
+        instance_id: str,
+    ) -> None:
+        command_id = command.command_id
+        self._timers.after(delay_s, lambda: action(command_id, instance_id))
+
+    def _deliver(self, command_id: str, instance_id: str) -> None:
+        with self._lock:
+            part = self._part(command_id, instance_id)
+            if part is None or part.status not in WAITING or part.refused:
+                return
+            order = self._commands[command_id].order()
+        # Outside the lock: this starts a process.
+        outcome = self._fleet.deliver(instance_id, order)
+        with self._lock:
+            if outcome is Delivery.OFFLINE and part.status is Status.PENDING:
+                part.move(Status.DELAYED)
+            part.refused = outcome is Delivery.FULL
+
+    def _give_up_delivery(self, command_id: str, instance_id: str) -> None:
+        with self._lock:
+            part = self._part(command_id, instance_id)
+            if part is not None and part.status in WAITING:
+                part.move(Status.TIMED_OUT, "DeliveryTimedOut")
+
+    def _give_up(self, command_id: str, instance_id: str) -> None:
+        with self._lock:
+            part = self._part(command_id, instance_id)
+            if part is None:
+                return
+            if part.status is Status.CANCELLING:
+                part.move(Status.CANCELLED)
+            else:
+                part.move(Status.TIMED_OUT, "DeliveryTimedOut")
+
+    def _cancel(self, request: Request) -> dict[str, Any]:
+        instance_ids = request.get("InstanceIds") or []
+        if len(set(instance_ids)) < len(instance_ids):
+            raise Refusal("DuplicateInstanceId", "an instance is named twice")
+        with self._lock:
+            command = self._known(request["CommandId"])
+            strangers = [name for name in instance_ids if name not in command.invocations]
+            if strangers:
+                raise Refusal("InvalidInstanceId", f"{strangers} are no targets of the command")
+            to_tell = []
+            for name in instance_ids or list(command.invocations):
+                part = command.invocations[name]
+                if part.status in WAITING:
+                    part.move(Status.CANCELLED)
+                elif part.move(Status.CANCELLING):
+                    to_tell.append(name)
+            command.cancel_asked = command.cancel_asked or not instance_ids
+        for name in to_tell:
+            self._after(self._settings.delivery_s, self._tell_cancel, command, name)
+        return {}
+
+    def _tell_cancel(self, command_id: str, instance_id: str) -> None:
+        self._fleet.cancel(instance_id, command_id)
+
+    # Reads
+
+    def _get(self, request: Request) -> dict[str, Any]:
+        with self._lock:
+            command = self._commands.get(request["CommandId"])
+            part = command and command.invocations.get(request["InstanceId"])
+            if command is None or part is None or not self._visible(command):
+                raise Refusal("InvocationDoesNotExist")
+            if request.get("PluginName", views.PLUGIN) != views.PLUGIN:
+                raise Refusal("InvalidPluginName", f"no plugin {request['PluginName']}")
+            return views.single_view(command, part)
+
+    def _list_invocations(self, request: Request) -> dict[str, Any]:
+        filters = request.get("Filters") or []
+        with self._lock:
+            rows = [
+                (command, part)
+                for command in self._asked(request)
+                for part in self._parts_asked(command, request)
+                if views.matches(filters, command, part.status.value, stage=False)
+            ]
+            shown, token = views.page(rows, lambda row: row[1].serial, request, PAGE_MAX)
+            details = bool(request.get("Details", False))
+            found = [views.invocation_view(c, part, details=details) for c, part in shown]
+        return {"CommandInvocations": found, "NextToken": token}
+
+    def _list_commands(self, request: Request) -> dict[str, Any]:
+        filters = request.get("Filters") or []
+        with self._lock:
+            rows = [
+                command
+                for command in self._asked(request)
+                if self._parts_asked(command, request)
+                and views.matches(
+                    filters, command, views.command_status(command)[0].value, stage=True
+                )
+            ]
+            shown, token = views.page(rows, lambda command: command.serial, request, PAGE_MAX)
+            found = [views.command_view(command) for command in shown]
+        return {"Commands": found, "NextToken": token}
+
+    def _describe(self, request: Request) -> dict[str, Any]:
+        filters = list(request.get("Filters") or [])
+        old = list(request.get("InstanceInformationFilterList") or [])
+        if filters and old:
+            raise Refusal("ValidationException", "Filters and InstanceInformationFilterList both")
+        filters += [{"Key": item["key"], "Values": item["valueSet"]} for item in old]
+        nodes = [n for n in self._fleet.nodes() if n.accepts and _node_matches(n, filters)]
+        serials = {node.instance_id: index for index, node in enumerate(nodes, 1)}
+        shown, token = views.page(
+            nodes, lambda node: serials[node.instance_id], request, NODE_PAGE_DEFAULT
+        )
+        return {
+            "InstanceInformationList": [views.node_view(node) for node in shown],
+            "NextToken": token,
+        }
+
+    # Lookups; the lock is held
+
+    def _part(self, command_id: str, instance_id: str) -> InvocationRecord | None:
+        command = self._commands.get(command_id)
+        return command.invocations.get(instance_id) if command else None
+
+    def _known(self, command_id: str) -> CommandRecord:
+        command = self._commands.get(command_id)
+        if command is None:
+            raise Refusal("InvalidCommandId", f"Command {command_id} is unknown")
+        return command
+
+    def _visible(self, command: CommandRecord) -> bool:
+        return self._timers.now_s() - command.sent_at_s >= self._settings.visibility_s
+
+    def _asked(self, request: Request) -> list[CommandRecord]:
+        command_id = request.get("CommandId")
+        commands = [self._known(command_id)] if command_id else list(self._commands.values())
+        return [command for command in commands if self._visible(command)]
+
+    @staticmethod
+    def _parts_asked(command: CommandRecord, request: Request) -> list[InvocationRecord]:
+        instance_id = request.get("InstanceId")
+        if instance_id is None:
+            return list(command.invocations.values())
+        part = command.invocations.get(instance_id)
+        return [] if part is None else [part]
+
+
+def _node_matches(node: Node, filters: list[dict[str, Any]]) -> bool:
+    values = {
+        "InstanceIds": node.instance_id,
+        "PingStatus": "Online" if node.online else "ConnectionLost",
+        "AgentVersion": node.agent_version,
+        "PlatformTypes": "Linux",
+        "ResourceType": "EC2Instance",
+        "IamRole": node.role,
+    }
+    for item in filters:
+        if item["Key"] not in values:
+            raise Refusal("InvalidFilterKey", f"The filter key {item['Key']} is not valid")
+        if values[item["Key"]] not in item["Values"]:
+            return False
+    return True

@@ -1,0 +1,186 @@
+"""The daemon: one process that holds a whole cloud and serves it on loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import waitress
+
+from poormanray.local.cloud_instances import Instances
+from poormanray.local.cloud_launch import Launches
+from poormanray.local.cloud_moto import ACCOUNT, Moto
+from poormanray.local.fleet import InstanceFleet
+from poormanray.local.front import Front
+from poormanray.local.refusals import Refusal
+from poormanray.local.run_command import RunCommand
+from poormanray.local.settings import Settings
+from poormanray.local.signature import Gate
+from poormanray.local.timers import WallTimers
+
+LOG = logging.getLogger(__name__)
+
+REGION = "us-east-1"
+THREADS = 32
+CONTACT = "cloud.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How to reach the cloud; `cloud.json` holds it."""
+
+    pid: int
+    url: str
+    access_key: str
+    secret_key: str
+    region: str
+    time_scale: float
+    isolation: str
+    started_at_s: float
+
+
+class Cloud:
+    """One empty cloud that can be thrown away and made anew while the server goes on."""
+
+    def __init__(self, folder: Path, settings: Settings, *, port: int) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._started_at_s = time.time()
+        self._stop = threading.Event()
+        self._resetting = threading.Lock()
+        self._moto = Moto()
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self._port = self._socket.getsockname()[1]
+        self._access_key = f"PMRLOCAL{secrets.token_hex(6).upper()}"
+        self._secret_key = secrets.token_urlsafe(30)
+        self._build()
+
+    def _build(self) -> None:
+        # Imported late: a broken host must not keep the module from being looked at.
+        from poormanray.local.host import Host
+
+        settings = self._settings
+        self._timers = WallTimers(settings.time_scale)
+        self._host = Host(self._folder / "instances", time_scale=settings.time_scale)
+        self._fleet = InstanceFleet(
+            self._host, self._timers, settings, role_of=lambda name: self._instances.role_of(name)
+        )
+        self._run_command = RunCommand(self._fleet, self._timers, settings, account=ACCOUNT)
+        self._fleet.on_reply = self._run_command.on_reply
+        self._fleet.on_connected = self._run_command.on_connected
+        self._instances = Instances(self._moto, self._fleet, self._timers, settings)
+        self._host.on_shutdown(self._instances.guest_shutdown)
+        launches = Launches(self._moto, self._timers, settings)
+        names = frozenset({f"127.0.0.1:{self._port}", f"localhost:{self._port}"})
+        gate = Gate(self._access_key, self._secret_key, hosts=names)
+        self._front = Front(
+            gate, self._moto, self._run_command, self._instances, launches, self
+        )
+
+    def contact(self) -> Contact:
+        """Return what `cloud.json` says."""
+        return Contact(
+            pid=os.getpid(),
+            url=f"http://127.0.0.1:{self._port}",
+            access_key=self._access_key,
+            secret_key=self._secret_key,
+            region=REGION,
+            time_scale=self._settings.time_scale,
+            isolation=self._host.isolation,
+            started_at_s=self._started_at_s,
+        )
+
+    def serve(self) -> None:
+        """Answer requests until SIGTERM, SIGINT or the stop route; then end everything."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        server = waitress.create_server(
+            self._application,
+            sockets=[self._socket],
+            threads=THREADS,
+            ident=None,
+            channel_timeout=300,
+            connection_limit=1000,
+            asyncore_use_poll=True,
+            max_request_body_size=5 * 2**30,
+        )
+        serving = threading.Thread(target=server.run, name="cloud-server", daemon=True)
+        serving.start()
+        while not self._stop.wait(3600):
+            pass
+        LOG.info("stopping")
+        server.close()
+        self._timers.close()
+        self._host.close()
+
+    def admin(self, method: str, route: str) -> Mapping[str, object]:
+        """Answer the cloud's own routes.
+
+        Raises:
+            Refusal: there is no such route.
+        """
+        if (method, route) == ("GET", "status"):
+            return self._status()
+        if (method, route) == ("POST", "reset"):
+            self._reset()
+            return {"reset": True}
+        if (method, route) == ("POST", "stop"):
+            # A moment later, so that this answer still gets out.
+            self._timers.after(0.1 * self._settings.time_scale, self._stop.set)
+            return {"stopping": True}
+        raise Refusal("NotFound", f"no route {method} {route}", status=404)
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Any:
+        return self._front(environ, start_response)
+
+    def _status(self) -> dict[str, object]:
+        contact = self.contact()
+        agents = self._fleet.states()
+        return {
+            "url": contact.url,
+            "pid": contact.pid,
+            "region": contact.region,
+            "state_folder": str(self._folder),
+            "isolation": contact.isolation,
+            "uptime_s": round(time.time() - self._started_at_s, 3),
+            "settings": asdict(self._settings),
+            "instances": [
+                {"instance_id": name, "state": state, "machine": agents.get(name, "off")}
+                for name, state in self._instances.states().items()
+            ],
+            "run_command": self._run_command.counts(),
+            "calls": self._front.counts(),
+        }
+
+    def _reset(self) -> None:
+        with self._resetting:
+            # Without moto's lock: actions that are under way may need it to end.
+            self._timers.close()
+            self._host.close()
+            self._moto.reset()
+            self._build()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+
+def write_contact(folder: Path, contact: Contact) -> None:
+    """Write `cloud.json` whole, readable by its owner only."""
+    fresh = folder / f".{CONTACT}.{os.getpid()}"
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        json.dump(asdict(contact), file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(folder / CONTACT)
