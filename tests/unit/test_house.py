@@ -1,0 +1,41 @@
+"""What the linters cannot hold: functions and modules stay small, and names say something."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src/poormanray"
+MODULES = sorted(SOURCE.rglob("*.py"))
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 40
+EMPTY_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(module: Path) -> Iterator[Function]:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, Function):
+            yield node
+
+
+def lines(function: Function) -> int:
+    """Count the lines from `def` to the end; the docstring is free."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    free = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - free
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_small_and_named(module: Path) -> None:
+    total = len(module.read_text().splitlines())
+    assert total <= MOST_LINES, f"{module.name} has {total} lines: make two modules of it"
+    for function in functions(module):
+        count = lines(function)
+        assert count <= MOST_FUNCTION_LINES, f"{function.name} has {count} lines: split it"
+    assert not EMPTY_NAMES.intersection(module.stem.split("_")), f"{module.stem} says nothing"
