@@ -1,0 +1,276 @@
+"""The host: instances as folders and process trees on this machine.
+
+It knows nothing of AWS. It boots an instance, runs scripts in it as the agent would, and ends it
+with all that it started. Two ways of doing so, tried in this order: Linux namespaces, where the
+instance looks like a machine of its own, and plain processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import threading
+import uuid
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from poormanray.local import standins
+from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
+from poormanray.local.folder import InstanceFolder
+from poormanray.local.namespaces import PATH, STANDINS_AT, Nested, make_plan, owner_behind_root
+
+__all__ = ["Ended", "Execution", "Host"]
+
+CHOICE = "PMR_LOCAL_ISOLATION"
+SHUTDOWN_REQUEST = re.compile(rb"(poweroff|reboot|cancel) ([0-9]{1,9})\n")
+
+
+class Machine(Protocol):
+    """A running instance, whatever it is made of."""
+
+    def launch(self, errand: Errand, outputs: tuple[int, int]) -> Launched:
+        """Start a script inside, as root."""
+
+    def end(self) -> None:
+        """End every process of the instance and wait until they are gone."""
+
+
+class _Instance:
+    """What the host knows of one instance."""
+
+    def __init__(self, folder: InstanceFolder, facts: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.facts = dict(facts)
+        self.machine: Machine | None = None
+        self.control = -1
+        self.executions: set[Execution] = set()
+        self.halt: threading.Timer | None = None
+        self.lock = threading.RLock()
+
+
+class Host:
+    """Runs instances below one folder; every method may be called from any thread."""
+
+    def __init__(self, folder: Path, *, time_scale: float = 1.0) -> None:
+        """Find out what this machine allows; `time_scale` shortens timeouts and delays."""
+        self._folder = folder.resolve()
+        self._time_scale = time_scale
+        self._instances: dict[str, _Instance] = {}
+        self._lock = threading.Lock()
+        self._tell_shutdown: Callable[[str, str], None] = lambda _instance, _kind: None
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._standins = self._folder / "standins"
+        _raise_descriptor_limit()
+        self._watcher = Watcher()
+        self.isolation = "namespaces"
+        self.isolation_reason = ""
+        self._owner = owner_behind_root()
+        standins.install(self._standins, one_user=self._owner.count == 1)
+        self._choose()
+
+    def boot(self, instance_id: str, *, facts: Mapping[str, str]) -> None:
+        """Start an instance; nothing happens when it is running.
+
+        Raises:
+            OSError: the machine does not have what an instance needs (disk, processes).
+        """
+        instance = self._known(instance_id, facts)
+        with instance.lock:
+            if instance.machine is None:
+                self._boot(instance)
+
+    def power_off(self, instance_id: str) -> None:
+        """End every process of an instance and empty its /tmp and /run."""
+        with self._lock:
+            instance = self._instances.get(instance_id)
+        if instance is None:
+            return
+        with instance.lock:
+            if instance.halt is not None:
+                instance.halt.cancel()
+                instance.halt = None
+            machine, instance.machine = instance.machine, None
+            if machine is None:
+                return
+            machine.end()
+            # What had stopped itself, and its launcher with it, is not ended by that.
+            for execution in list(instance.executions):
+                execution.finish_off()
+            self._watcher.unwatch(instance.control)
+            instance.folder.empty()
+
+    def destroy(self, instance_id: str) -> None:
+        """End every process of an instance and remove its folder."""
+        self.power_off(instance_id)
+        with self._lock:
+            instance = self._instances.pop(instance_id, None)
+        if instance is not None:
+            with instance.lock:
+                instance.folder.remove()
+
+    def running(self, instance_id: str) -> bool:
+        """Tell whether an instance is running."""
+        with self._lock:
+            instance = self._instances.get(instance_id)
+        return instance is not None and instance.machine is not None
+
+    def execute(
+        self,
+        instance_id: str,
+        *,
+        command_id: str,
+        script: bytes,
+        working_directory: str,
+        timeout_s: float,
+        on_end: Callable[[Ended], None],
+    ) -> Execution:
+        """Run a script on an instance as the agent does; `on_end` is called from another thread.
+
+        `timeout_s` is in seconds of the cloud's time.
+
+        Raises:
+            OSError: the instance is not running, or the machine cannot start the script.
+        """
+        with self._lock:
+            instance = self._instances.get(instance_id)
+        if instance is None:
+            raise OSError(f"no instance {instance_id}")
+        with instance.lock:
+            machine = instance.machine
+            if machine is None:
+                raise OSError(f"{instance_id} is not running")
+            path = instance.folder.write_script(command_id, script)
+            environment = _environment(instance, command_id)
+            errand = Errand(path, working_directory or "/usr/bin", environment)
+            execution = _launch(instance, machine, errand, on_end)
+        self._watcher.follow(execution, timeout_s / self._time_scale)
+        return execution
+
+    def on_shutdown(self, callback: Callable[[str, str], None]) -> None:
+        """Call back when something in an instance halts it: its id, `poweroff` or `reboot`."""
+        self._tell_shutdown = callback
+
+    def close(self) -> None:
+        """End every instance. Their folders stay."""
+        with self._lock:
+            instances = list(self._instances)
+        for instance_id in instances:
+            self.power_off(instance_id)
+        self._watcher.close()
+
+    def _known(self, instance_id: str, facts: Mapping[str, str]) -> _Instance:
+        with self._lock:
+            if instance_id not in self._instances:
+                path = self._folder / "instances" / instance_id
+                folder = InstanceFolder(path, instance_id, self._owner)
+                self._instances[instance_id] = _Instance(folder, facts)
+            return self._instances[instance_id]
+
+    def _boot(self, instance: _Instance) -> None:
+        folder = instance.folder
+        folder.create(_hostname(folder.instance_id), open_root=True)
+        control = folder.prepare_boot()
+        # Open both ways: it never reports an end, and a writer inside never blocks.
+        instance.control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            instance.machine = self._make_machine(instance)
+        except OSError:
+            os.close(instance.control)
+            raise
+        descriptor = instance.control
+        self._watcher.watch(descriptor, lambda: self._read_control(instance, descriptor))
+
+    def _make_machine(self, instance: _Instance) -> Machine:
+        folder = instance.folder
+        plan = make_plan(folder, self._standins, self._folder, _hostname(folder.instance_id))
+        machine = Nested(folder)
+        machine.boot(plan)
+        return machine
+
+    def _read_control(self, instance: _Instance, descriptor: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(descriptor, 4096)
+            for kind, seconds in SHUTDOWN_REQUEST.findall(said):
+                self._plan_halt(instance, kind.decode(), int(seconds))
+
+    def _plan_halt(self, instance: _Instance, kind: str, seconds: int) -> None:
+        if instance.halt is not None:
+            instance.halt.cancel()
+            instance.halt = None
+        if kind == "cancel":
+            return
+        tell = self._tell_shutdown
+        halt = threading.Timer(
+            seconds / self._time_scale, lambda: tell(instance.folder.instance_id, kind)
+        )
+        halt.daemon = True
+        instance.halt = halt
+        halt.start()
+
+    def _choose(self) -> None:
+        """Try the whole construction once, and fall back to plain processes."""
+        instance_id = f"i-trial{uuid.uuid4().hex[:8]}"
+        try:
+            self.boot(instance_id, facts={})
+        except OSError as error:
+            self.isolation = "processes"
+            self.isolation_reason = str(error)
+        finally:
+            self.destroy(instance_id)
+
+
+def _launch(
+    instance: _Instance, machine: Machine, errand: Errand, on_end: Callable[[Ended], None]
+) -> Execution:
+    out_read, out_write = os.pipe()
+    err_read, err_write = os.pipe()
+    try:
+        launched = machine.launch(errand, (out_write, err_write))
+    except OSError:
+        os.close(out_read)
+        os.close(err_read)
+        raise
+    finally:
+        os.close(out_write)
+        os.close(err_write)
+
+    def ended(how: Ended) -> None:
+        instance.executions.discard(execution)
+        on_end(how)
+
+    execution = Execution(launched, (out_read, err_read), ended)
+    instance.executions.add(execution)
+    return execution
+
+
+def _environment(instance: _Instance, command_id: str) -> dict[str, str]:
+    """Return what the agent gives a script, and no HOME, USER, SHELL, TERM (agent-facts §2)."""
+    at = "" if Path(STANDINS_AT).is_dir() else "/standins:"
+    return {
+        "PATH": f"{at}{PATH}",
+        "LANG": "C.UTF-8",
+        "SSM_COMMAND_ID": command_id,
+        "AWS_SSM_INSTANCE_ID": instance.folder.instance_id,
+        "AWS_SSM_REGION_NAME": instance.facts.get("region", "us-east-1"),
+        "AWS_SSM_PLATFORM_NAME": "Amazon Linux",
+        "AWS_SSM_PLATFORM_VERSION": "2023",
+        # There is no instance metadata service, also where the machine itself has one.
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _hostname(instance_id: str) -> str:
+    """Return a name as EC2 gives: by the private address, here one that the id stands for."""
+    number = zlib.crc32(instance_id.encode())
+    return f"ip-10-{number >> 16 & 255}-{number >> 8 & 255}-{number & 255}"
+
+
+def _raise_descriptor_limit() -> None:
+    # An instance takes four descriptors, a running script three more.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

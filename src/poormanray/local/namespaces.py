@@ -1,0 +1,223 @@
+"""Instances as Linux namespaces: users, mounts and processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from poormanray.local.executions import Errand
+from poormanray.local.folder import InstanceFolder, Owner
+from poormanray.local.nest import KEPT_CAPABILITIES
+from poormanray.local.standins import NAMES, REPLACED
+
+BOOT_TIMEOUT_S = 60.0
+ID_RANGE = 65_536
+# 0x70000000: below 2^31, above what distributions and container runtimes hand out.
+FIRST_ID = 1_879_048_192
+STANDINS_AT = "/usr/local/sbin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Run inside before the script: the agent's folder, file mask and limits (agent-facts §2, §3).
+ENTER = (
+    'umask 022; ulimit -Sn 1024 2>/dev/null; cd -- "$0" 2>/dev/null || '
+    "{ echo 'fork/exec /usr/bin/sh: no such file or directory' >&2; exit 1; }; "
+    'exec sh -c "$1"'
+)
+
+
+def owner_behind_root() -> Owner:
+    """Return who stands behind root inside: an unprivileged range for root, else the user."""
+    if os.geteuid() != 0:
+        return Owner(os.geteuid(), os.getegid(), 1)
+    for kind in ("uid_map", "gid_map"):
+        lines = Path("/proc/self", kind).read_text().splitlines()
+        spans = [(int(line.split()[0]), int(line.split()[2])) for line in lines]
+        if not any(first <= FIRST_ID and first + n >= FIRST_ID + ID_RANGE for first, n in spans):
+            return Owner(0, 0, 1)
+    return Owner(FIRST_ID, FIRST_ID, ID_RANGE)
+
+
+def hidden_places(state: Path, environ: Mapping[str, str]) -> list[str]:
+    """Return what of the user's and the cloud's no instance may see."""
+    places = [state, Path.home()]
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        places += [Path(environ[name])] if environ.get(name) else []
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        places += [Path(environ[name])] if environ.get(name) else []
+    resolved = {str(place.expanduser().resolve()) for place in places}
+    return sorted(resolved - {"/"})
+
+
+def layers(state: Path, environ: Mapping[str, str], shown: Path) -> list[str]:
+    """Return what to hide, and the interpreter to show again, outermost first."""
+    own = ("/var/", "/root/", "/home/", "/tmp/", "/run/")  # noqa: S108 (a prefix, not a file)
+    hidden = [place for place in hidden_places(state, environ) if not f"{place}/".startswith(own)]
+    needs = f"{shown}/".startswith((*own, *(f"{place}/" for place in hidden)))
+    return sorted({*hidden, *([str(shown)] if needs and str(shown) not in hidden else [])})
+
+
+class Nested:
+    """A running instance made of namespaces."""
+
+    def __init__(self, folder: InstanceFolder) -> None:
+        self._folder = folder
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._first = -1
+        self._first_fd = -1
+
+    def boot(self, plan: dict[str, object]) -> None:
+        """Start the instance's first process.
+
+        Raises:
+            OSError: the kernel or the machine's set-up does not allow a part of the construction.
+        """
+        program = Path(__file__).with_name("nest.py")
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(program), json.dumps(plan)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+        )
+        self._keeper = keeper
+        try:
+            self._first = self._read_report(keeper)
+            self._first_fd = os.pidfd_open(self._first)
+        except OSError:
+            self.end()
+            raise
+
+    def _read_report(self, keeper: subprocess.Popen[bytes]) -> int:
+        report = keeper.stdout
+        assert report is not None  # noqa: S101 (it was opened as a pipe)
+        said = b""
+        while b"ready\n" not in said or b"pid " not in said:
+            ready, _, _ = select.select([report], [], [], BOOT_TIMEOUT_S)
+            data = os.read(report.fileno(), 4096) if ready else b""
+            said += data
+            if not data or b"error: " in said:
+                reason = said.decode(errors="replace").rpartition("error: ")[2].strip()
+                raise OSError(f"the instance did not boot: {reason or 'no answer'}")
+        report.close()
+        words = said.split()
+        return int(words[words.index(b"pid") + 1])
+
+    def launch(self, errand: Errand, outputs: tuple[int, int]) -> Entered:
+        """Start a script inside, as root."""
+        kept = ",".join(f"+{name}" for name in KEPT_CAPABILITIES)
+        credentials = ["--preserve-credentials"] if self._folder.owner.count == 1 else []
+        enter = [tool("nsenter"), "-t", str(self._first), "-U", "-m", "-p", "-u", "-i"]
+        confine = [tool("setpriv"), f"--bounding-set=-all,{kept}", "--inh-caps=-all"]
+        run = ["/bin/sh", "-c", ENTER, errand.working_directory, f"/{errand.script}"]
+        return Entered(
+            subprocess.Popen(
+                [*enter, *credentials, *confine, *run],
+                stdin=subprocess.DEVNULL,
+                stdout=outputs[0],
+                stderr=outputs[1],
+                env=errand.environment,
+                cwd="/",
+                process_group=0,
+            )
+        )
+
+    def end(self) -> None:
+        """End every process of the instance and wait until they are gone."""
+        keeper = self._keeper
+        if keeper is None:
+            return
+        self._keeper = None
+        if self._first_fd >= 0:
+            signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
+            select.select([self._first_fd], [], [])
+            os.close(self._first_fd)
+        for pipe in (keeper.stdin, keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+        keeper.kill()
+        keeper.wait()
+
+
+class Entered:
+    """A script inside, seen from outside: `nsenter`, which ends as the script does."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._ended = os.pidfd_open(process.pid)
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable when the script ends."""
+        return self._ended
+
+    def exit_code(self) -> int | None:
+        """Return the script's exit code once it has ended."""
+        # It is not collected yet: as long as it is a zombie, its group's id is not used again.
+        status = os.waitid(os.P_PIDFD, self._ended, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if status is None:
+            return None
+        return status.si_status if status.si_code == os.CLD_EXITED else 128 + status.si_status
+
+    def kill(self) -> None:
+        """Send one SIGKILL to the script's process group."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+
+    def release(self) -> None:
+        """Collect the process."""
+        self._process.wait()
+        os.close(self._ended)
+
+
+def tool(name: str) -> str:
+    """Return where a program of the machine is.
+
+    Raises:
+        OSError: it is not installed.
+    """
+    found = shutil.which(name, path=f"{PATH}:{os.environ.get('PATH', '')}")
+    if found is None:
+        raise OSError(f"{name} is not installed")
+    return found
+
+
+def make_plan(
+    folder: InstanceFolder, standins: Path, state: Path, hostname: str
+) -> dict[str, object]:
+    """Return what `nest.py` needs to know."""
+    shown = Path(sys.base_prefix).resolve()
+    etc = ("passwd", "group", "shadow", "gshadow", "hostname", "hosts")
+    sources = {name: str(folder.path / name) for name in ("var", "root", "home", "tmp", "run")}
+    sources |= {f"etc/{name}": str(folder.path / "etc" / name) for name in etc}
+    sources |= {"standins": str(standins), "standin": str(standins / "shutdown")}
+    sources |= {"boot_id": str(folder.path / "boot_id")}
+    to_layer = layers(state, os.environ, shown)
+    if str(shown) in to_layer and str(shown) not in hidden_places(state, os.environ):
+        sources[str(shown)] = str(shown)
+    return {
+        "uid": folder.owner.uid,
+        "gid": folder.owner.gid,
+        "uid_count": folder.owner.count,
+        "gid_count": folder.owner.count,
+        "hostname": hostname,
+        "sources": sources,
+        "etc": etc,
+        "layers": to_layer,
+        "standins": STANDINS_AT if _is_plain_folder(STANDINS_AT) else "/standins",
+        "replaced": sorted({str(Path(path).resolve()) for path in REPLACED if _replaceable(path)}),
+    }
+
+
+def _is_plain_folder(path: str) -> bool:
+    # A link would lead elsewhere once the root is another one.
+    return Path(path).is_dir() and str(Path(path).resolve()) == path
+
+
+def _replaceable(path: str) -> bool:
+    # Where one program serves many names, its other names must stay what they are.
+    return Path(path).is_file() and Path(path).resolve().name in NAMES
