@@ -7,12 +7,14 @@ import fcntl
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
-from poormanray.local.server import CONTACT, Cloud, write_contact
+from poormanray.local.server import CONTACT, Cloud, sweep, write_contact
 from poormanray.local.settings import Settings
 
 LOCK = "running.lock"
+LOCK_TRIES = 40
 LOG = logging.getLogger("poormanray.local")
 
 
@@ -22,24 +24,33 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="words")
+    parser.add_argument("--sweep", action="store_true", help="remove what a dead daemon left")
     options = parser.parse_args()
     folder: Path = options.state
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    os.umask(0o077)
-    # The lock is what says that a daemon lives; the kernel drops it whatever ends the process.
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        LOG.error("another daemon uses %s", folder)  # noqa: TRY400 (no traceback for this)
+    _log()
+    os.umask(0o022)  # Source: agent-facts 2, what scripts see; the folder itself is 0700
+    if not _lock(folder):
+        LOG.error("another daemon uses %s", folder)
         return 1
-    cloud = Cloud(folder, Settings().with_words(options.words), port=options.port)
+    if options.sweep:
+        sweep(folder)
+        return 0
+    try:
+        settings = Settings().with_words(options.words)
+    except ValueError as problem:
+        LOG.error("%s", problem)  # noqa: TRY400 (the user's word, not our fault)
+        return 2
+    return _serve(folder, settings, options.port)
+
+
+def _serve(folder: Path, settings: Settings, port: int) -> int:
+    try:
+        cloud = Cloud(folder, settings, port=port)
+    except OSError as problem:
+        LOG.error("cannot listen on port %s: %s", port, problem)  # noqa: TRY400 (the user's port)
+        return 2
     write_contact(folder, cloud.contact())
     LOG.info("serving %s", cloud.contact().url)
     try:
@@ -47,6 +58,28 @@ def main() -> int:
     finally:
         (folder / CONTACT).unlink(missing_ok=True)
     return 0
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
+
+def _lock(folder: Path) -> bool:
+    """Take the lock that says that a daemon lives; the kernel drops it whatever ends us."""
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Someone may only be looking whether it is held; that takes no time.
+            threading.Event().wait(0.05)
+            continue
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        return True
+    return False
 
 
 if __name__ == "__main__":

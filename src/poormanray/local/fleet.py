@@ -41,8 +41,7 @@ class InstanceFleet:
         *,
         role_of: Callable[[str], str | None],
     ) -> None:
-        """`role_of` names the role that lets an instance's agent register, None if there is none.
-        """
+        """`role_of` names the role that lets an instance's agent register, None if there is none."""
         self._machines = machines
         self._timers = timers
         self._settings = settings

@@ -58,9 +58,7 @@ class Front:
         self._count_lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         request = read_request(environ)
         try:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import threading
@@ -47,6 +48,7 @@ class Contact:
     region: str
     time_scale: float
     isolation: str
+    isolation_reason: str  # why there are no namespaces
     started_at_s: float
 
 
@@ -59,6 +61,7 @@ class Cloud:
         self._started_at_s = time.time()
         self._stop = threading.Event()
         self._resetting = threading.Lock()
+        sweep(folder)
         self._moto = Moto()
         self._socket = socket.create_server(("127.0.0.1", port))
         self._port = self._socket.getsockname()[1]
@@ -84,9 +87,7 @@ class Cloud:
         launches = Launches(self._moto, self._timers, settings)
         names = frozenset({f"127.0.0.1:{self._port}", f"localhost:{self._port}"})
         gate = Gate(self._access_key, self._secret_key, hosts=names)
-        self._front = Front(
-            gate, self._moto, self._run_command, self._instances, launches, self
-        )
+        self._front = Front(gate, self._moto, self._run_command, self._instances, launches, self)
 
     def contact(self) -> Contact:
         """Return what `cloud.json` says."""
@@ -98,6 +99,7 @@ class Cloud:
             region=REGION,
             time_scale=self._settings.time_scale,
             isolation=self._host.isolation,
+            isolation_reason=self._host.isolation_reason,
             started_at_s=self._started_at_s,
         )
 
@@ -123,6 +125,7 @@ class Cloud:
         server.close()
         self._timers.close()
         self._host.close()
+        sweep(self._folder)
 
     def admin(self, method: str, route: str) -> Mapping[str, object]:
         """Answer the cloud's own routes.
@@ -153,6 +156,7 @@ class Cloud:
             "region": contact.region,
             "state_folder": str(self._folder),
             "isolation": contact.isolation,
+            "isolation_reason": contact.isolation_reason,
             "uptime_s": round(time.time() - self._started_at_s, 3),
             "settings": asdict(self._settings),
             "instances": [
@@ -168,11 +172,17 @@ class Cloud:
             # Without moto's lock: actions that are under way may need it to end.
             self._timers.close()
             self._host.close()
+            sweep(self._folder)
             self._moto.reset()
             self._build()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the instances' folders; nothing of a cloud outlives it."""
+    shutil.rmtree(folder / "instances", ignore_errors=True)
 
 
 def write_contact(folder: Path, contact: Contact) -> None:

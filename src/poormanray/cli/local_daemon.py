@@ -1,0 +1,231 @@
+"""The daemon of the local cloud, seen from outside: its folder, its contact, start and end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from poormanray.aws.session import Endpoint
+from poormanray.errors import NotReached, UsageProblem
+from poormanray.waiting import Clock, poll
+
+# What `python -m poormanray.local` needs besides the program's own dependencies.
+_EXTRA = ("moto", "flask", "flask_cors", "waitress", "psutil")
+_START_S = 60.0
+_END_S = 20.0
+_CONNECT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What `cloud.json` says."""
+
+    pid: int
+    endpoint: Endpoint
+    region: str
+    isolation: str
+    isolation_reason: str
+
+    @property
+    def address(self) -> str:
+        """Return host and port."""
+        return self.endpoint.url.partition("//")[2]
+
+
+class Daemon:
+    """The one daemon of a state folder, running or not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def log(self) -> Path:
+        """Return the daemon's log file."""
+        return self.folder / "cloud.log"
+
+    def contact(self) -> Contact | None:
+        """Return how to reach the daemon; None when it does not run or is not ready."""
+        if not self._held():
+            return None
+        try:
+            said = json.loads((self.folder / "cloud.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        endpoint = Endpoint(
+            said["url"], said["access_key"], said["secret_key"], float(said["time_scale"])
+        )
+        found = Contact(
+            said["pid"], endpoint, said["region"], said["isolation"], said["isolation_reason"]
+        )
+        return found if _answers(found.address) else None
+
+    def start(self, *, port: int = 0, words: Sequence[str] = ()) -> tuple[Contact, bool]:
+        """Return the contact of the running daemon, and whether it had to be started.
+
+        Raises:
+            UsageProblem: what the local cloud needs is not installed.
+            NotReached: it does not start.
+        """
+        running = self.contact()
+        if running is not None:
+            return running, False
+        _need_extra()
+        with self._alone():
+            running = self.contact()
+            if running is not None:
+                return running, False
+            self._end()
+            process = self._launch(port, words)
+            try:
+                return poll(
+                    self.contact,
+                    clock=Clock(),
+                    timeout_s=_START_S,
+                    first_s=0.05,
+                    until=lambda found: found is not None or process.poll() is not None,
+                    longest_s=0.2,
+                ) or self._failed(), True
+            except TimeoutError:
+                process.kill()
+                return self._failed(), True
+
+    def end(self) -> bool:
+        """End the daemon and what is left of one; say whether one was running."""
+        if not self.folder.is_dir():
+            return False
+        with self._alone():
+            return self._end()
+
+    def _end(self) -> bool:
+        running = self._held()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not self._held():
+                break
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int((self.folder / "running.lock").read_text()), number)
+            with contextlib.suppress(TimeoutError):
+                poll(
+                    lambda: not self._held(),
+                    clock=Clock(),
+                    timeout_s=_END_S,
+                    first_s=0.02,
+                    longest_s=0.1,
+                )
+        if self._held():
+            raise NotReached(
+                f"the local cloud of {self.folder} does not end", f"look at {self.log}"
+            )
+        self._sweep()
+        return running
+
+    def _sweep(self) -> None:
+        """Remove what a daemon that died left behind; its instances died with it."""
+        (self.folder / "cloud.json").unlink(missing_ok=True)
+        if (self.folder / "instances").exists() and _extra_missing() is None:
+            words = [sys.executable, "-m", "poormanray.local", "--state", str(self.folder)]
+            with self.log.open("ab") as log:
+                subprocess.run(
+                    [*words, "--sweep"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    timeout=_START_S,
+                    check=False,
+                    cwd="/",
+                    env=_environment(),
+                )
+
+    def _launch(self, port: int, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "poormanray.local", "--state", str(self.folder)]
+        command += ["--port", str(port)]
+        for word in words:
+            command += ["--set", word]
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,
+            )
+
+    def _failed(self) -> Contact:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        lines = [line for line in text.splitlines() if line.strip()]
+        why = f": {lines[-1].strip()}" if lines else ""
+        raise NotReached(f"the local cloud does not start{why}", f"read {self.log}")
+
+    def _held(self) -> bool:
+        """Say whether a daemon lives: it holds a lock that only the kernel can take from it."""
+        try:
+            handle = os.open(self.folder / "running.lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold off others who would start or end the daemon at the same time."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        handle = os.open(self.folder / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def state_folder() -> Path:
+    """Return the folder of the local cloud: PMR_LOCAL_DIR, else below the XDG state folder."""
+    named = os.environ.get("PMR_LOCAL_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser().absolute() / "poormanray" / "local"
+
+
+def _environment() -> dict[str, str]:
+    """Return the daemon's environment: nothing of the user's AWS settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _extra_missing() -> str | None:
+    missing = (name for name in _EXTRA if importlib.util.find_spec(name) is None)
+    return next(missing, None)
+
+
+def _need_extra() -> None:
+    missing = _extra_missing()
+    if missing is not None:
+        raise UsageProblem(
+            f"the local cloud is not installed ({missing} is missing)",
+            "pip install 'poormanray[local]'",
+        )
