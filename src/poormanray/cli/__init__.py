@@ -41,7 +41,7 @@ class Row:
 
 
 COMMANDS = {
-    "create": Row("poormanray.cli.cluster:create", "Launch instances, and wait for their agents."),
+    "create": Row("poormanray.cli.create:create", "Launch instances, and wait for their agents."),
     "list": Row("poormanray.cli.cluster:list_", "Show the instances of one cluster, or of all."),
     "wait": Row("poormanray.cli.cluster:wait", "Wait until every instance can take work."),
     "run": Row("poormanray.cli.run:run", "Run one command or script on every instance."),

@@ -208,6 +208,7 @@ def cluster_option(command: Decorated[R]) -> Decorated[R]:
     return click.option(
         "-n",
         "--name",
+        metavar="NAME",
         required=True,
         envvar="PMR_CLUSTER",
         callback=_cluster_name,
@@ -221,6 +222,7 @@ def optional_cluster_option(command: Decorated[R]) -> Decorated[R]:
     return click.option(
         "-n",
         "--name",
+        metavar="NAME",
         envvar="PMR_CLUSTER",
         callback=_cluster_name,
         help="Name of the cluster (else all).",
@@ -255,6 +257,18 @@ def detach_option(command: Decorated[R]) -> Decorated[R]:
     """Add `-d/--detach` (and `-nd/--no-detach`) to a command; it gets `detach`."""
     return click.option(
         "-d/-nd", "--detach/--no-detach", default=False, help="Start it and do not wait."
+    )(command)
+
+
+def wait_timeout_option(command: Decorated[R]) -> Decorated[R]:
+    """Add `-T/--wait-timeout` to a command that waits for agents; it gets `wait_timeout`, in s."""
+    return click.option(
+        "-T",
+        "--wait-timeout",
+        type=DURATION,
+        default="10m",
+        show_default=True,
+        help="Stop watching after this time.",
     )(command)
 
 

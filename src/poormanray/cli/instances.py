@@ -1,0 +1,124 @@
+"""How the commands show instances, and how far they are from being ready."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+
+from poormanray import cluster
+from poormanray.cli.options import App
+from poormanray.errors import ExitCode, NotReached
+from poormanray.model import Agent, Instance, InstanceState, Reachability
+
+COLUMNS = ("id", "name", "type", "state", "agent", "zone", "private ip", "age")
+_NO_AGENT_HINT = (
+    "an agent needs a way out to SSM: a NAT gateway, the VPC endpoints ssm and ssmmessages, or "
+    "create --public-ip; pmr wait goes on waiting"
+)
+
+
+def watched(
+    app: App, instances: Sequence[Instance], timeout_s: float, *, events: bool = False
+) -> Reachability:
+    """Wait until the instances are ready, and show how far they are."""
+    ready: set[str] = set()
+
+    def show(now: Reachability) -> None:
+        why = Counter(reason for _, reason in now.left_out)
+        rest = "".join(f", {count}: {reason}" for reason, count in why.most_common())
+        app.out.progress(f"{len(now.ready)} of {len(instances)} ready{rest}")
+        for one in now.ready:
+            if events and one.instance_id not in ready:
+                app.out.event({"event": "ready", "instance_id": one.instance_id, "name": one.name})
+        ready.update(one.instance_id for one in now.ready)
+
+    try:
+        reach = cluster.wait_ready(app.aws, instances, timeout_s, on_look=show)
+    except KeyboardInterrupt:
+        name = instances[0].cluster
+        app.out.note(f"they go on starting: pmr wait -n {name}, or pmr terminate -n {name}")
+        raise
+    app.out.progress("")
+    return reach
+
+
+def verdict(app: App, reach: Reachability) -> ExitCode:
+    """Name every instance that is not ready, say what to do, and return the exit code."""
+    if not reach.left_out:
+        return ExitCode.OK
+    if not app.out.json:
+        for one, reason in reach.left_out:
+            app.out.note(f"{one.name} ({one.instance_id}) is not ready: {reason}")
+        one = reach.left_out[0][0]
+        paused = one.state in {InstanceState.STOPPED, InstanceState.STOPPING}
+        hint = f"pmr resume -n {one.cluster}" if paused else _NO_AGENT_HINT
+        count, total = len(reach.left_out), len(reach.left_out) + len(reach.ready)
+        app.out.failure(NotReached(f"{count} of {many(total)} not ready", hint))
+    return ExitCode.NOT_REACHED
+
+
+def agent_words(app: App, instances: Sequence[Instance]) -> dict[str, str]:
+    """Return a word on the agent of each instance."""
+    running = [one.instance_id for one in instances if one.state is InstanceState.RUNNING]
+    known = app.aws.ssm().agents(running)
+    return {one.instance_id: _agent_word(one, known) for one in instances}
+
+
+def _agent_word(instance: Instance, known: Mapping[str, Agent]) -> str:
+    if instance.state is not InstanceState.RUNNING:
+        return "-"
+    agent = known.get(instance.instance_id)
+    if agent is None:
+        return "not yet"
+    return "online" if agent.online else "offline"
+
+
+def row(one: Instance, agent: str) -> list[str]:
+    """Return the cells of an instance, in the order of COLUMNS."""
+    return [
+        one.instance_id,
+        one.name,
+        one.instance_type,
+        one.state.value,
+        agent,
+        one.zone or "-",
+        one.private_ip or "-",
+        _age(one.launched_at),
+    ]
+
+
+def facts(one: Instance, agent: str) -> dict[str, object]:
+    """Return what JSON tells of an instance."""
+    hidden = {"launch_index", "launch_token", "named"}
+    told = {field.name: getattr(one, field.name) for field in fields(one)}
+    return {key: value for key, value in told.items() if key not in hidden} | {"agent": agent}
+
+
+def left_out_facts(reach: Reachability) -> dict[str, object]:
+    """Return what JSON tells of the instances that are not ready."""
+    return {
+        "left_out": [
+            {"instance_id": one.instance_id, "name": one.name, "reason": reason}
+            for one, reason in reach.left_out
+        ]
+    }
+
+
+def many(count: int) -> str:
+    """Return a number of instances, in words that fit it."""
+    return f"{count} instance{'' if count == 1 else 's'}"
+
+
+def _age(since: datetime | None) -> str:
+    """Return how long ago a moment was, in two units at most."""
+    if since is None:
+        return "-"
+    seconds = max(0, int((datetime.now(UTC) - since).total_seconds()))
+    if seconds < 60:  # noqa: PLR2004 (a minute)
+        return f"{seconds}s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if not hours:
+        return f"{minutes}m"
+    return f"{days}d{hours % 24:02d}h" if days else f"{hours}h{minutes % 60:02d}m"
