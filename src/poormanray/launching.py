@@ -178,7 +178,6 @@ def _launch_once(aws: Aws, request: LaunchRequest) -> list[Instance]:
             lambda: aws.ec2().launch(request),
             clock=aws.clock,
             timeout_s=_NEW_PROFILE_S if request.profile.is_new else _OLD_PROFILE_S,
-            first_s=1.0,
             retry_on=(ProfileUnseen,),
         )
     except TimeoutError as error:

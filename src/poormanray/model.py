@@ -71,12 +71,13 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A machine image, as far as a launch needs to know it."""
+    """A machine image, as far as a launch needs to know it (`root_gib` 0: it does not say)."""
 
     image_id: str
     name: str
     architecture: str
     root_device: str
+    root_gib: int
     created_at: str = ""
 
 

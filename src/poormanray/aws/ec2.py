@@ -285,19 +285,23 @@ def _disk(request: LaunchRequest) -> EbsBlockDeviceTypeDef:
         "DeleteOnTermination": True,
         "VolumeType": spec.storage_type,  # type: ignore[typeddict-item]  # any word is for EC2 to judge
     }
-    if spec.storage_gib is not None:
-        disk["VolumeSize"] = spec.storage_gib
+    size_gib = spec.storage_gib or request.image.root_gib
+    if size_gib:
+        disk["VolumeSize"] = size_gib
     if spec.storage_iops is not None:
         disk["Iops"] = spec.storage_iops
     return disk
 
 
 def _image(told: ImageTypeDef) -> Image:
+    root = told.get("RootDeviceName", "/dev/xvda")
+    disks = {disk.get("DeviceName"): disk for disk in told.get("BlockDeviceMappings", [])}
     return Image(
         image_id=told.get("ImageId", ""),
         name=told.get("Name", ""),
         architecture=told.get("Architecture", ""),
-        root_device=told.get("RootDeviceName", "/dev/xvda"),
+        root_device=root,
+        root_gib=disks.get(root, {}).get("Ebs", {}).get("VolumeSize", 0),
         created_at=told.get("CreationDate", ""),
     )
 
