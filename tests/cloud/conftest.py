@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,15 @@ from typing import Any, Protocol
 import pytest
 
 PMR = Path(sys.executable).with_name("pmr")
-# What the user's own settings may not do to a test, PATH and the like aside.
+# Delays that a test only waits for; those of a command (`delivery_s` and the like) stay real.
+QUICK = {
+    "pending_s": 0.1,
+    "registration_s": 0.2,
+    "profile_visible_s": 0.2,
+    "stopping_s": 0.1,
+    "shutting_down_s": 0.1,
+}
+# All else that the user has set must not change what a test sees.
 KEPT_VARIABLES = ("PATH", "TMPDIR", "LANG", "LC_ALL", "USER", "LOGNAME")
 
 
@@ -89,19 +98,26 @@ class ClientFactory(Protocol):
         """Return a client of one service."""
 
 
-@pytest.fixture(scope="session")
-def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
-    """Return the command, with a local cloud of this test session's own behind it."""
+@contextmanager
+def own_cloud(home: Path) -> Iterator[Pmr]:
+    """Start a local cloud, and end it at the end of the block or of this process."""
     # A short path: sockets below it must stay under 108 characters.
     state = Path(tempfile.mkdtemp(prefix="pmr-"))
-    command = Pmr(tmp_path_factory.mktemp("home"), state)
+    command = Pmr(home, state)
     guard = _end_with_us(command)
     try:
-        command("local", "up")
+        command("local", "up", *(f"--set={name}={delay}" for name, delay in QUICK.items()))
         yield command
     finally:
         guard.communicate(timeout=60)
         shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
+    """Return the command, with a local cloud of this test session's own behind it."""
+    with own_cloud(tmp_path_factory.mktemp("home")) as command:
+        yield command
 
 
 def _end_with_us(command: Pmr) -> subprocess.Popen[bytes]:
