@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from poormanray.local import agent_output
@@ -143,9 +143,8 @@ class Agent:
         for task in to_run:
             self._accept(task)
         for task in to_report:
-            order = task.order
             self._timers.after(
-                self._settings.interrupted_report_s, lambda order=order: self._interrupted(order)
+                self._settings.interrupted_report_s, partial(self._interrupted, task.order)
             )
         self._owner.connected(self.instance_id)
 
@@ -284,29 +283,24 @@ def finished(instance_id: str, task: Task, ended: Ended, now_s: float) -> Reply 
     if agent_output.reply_bytes(out, err, reply.output) > agent_output.REPLY_BYTES_MAX:
         LOG.info("%s: the reply to %s is too large", instance_id, task.order.command_id)
         return None
-    if status is Status.SUCCESS and code == EXIT_SUCCESS:
-        return replace(reply, stderr="")
     return reply
 
 
 def _judged(task: Task, ended: Ended) -> tuple[Status, int, bytes, bytes]:
     """Return status, code and streams; source: agent-facts 4 to 6 (measured)."""
     code, stdout, stderr = ended.exit_code, ended.stdout, ended.stderr
+    cut_off = Status.CANCELLED if task.cancelled else Status.TIMED_OUT
     if ended.timed_out and code != EXIT_TIMED_OUT:
         # The script had ended by itself, and something else held its pipes.
         return Status.FAILED, 1, stdout, stderr + b"failed to run commands: no such process"
     if ended.timed_out or ended.killed:
-        stderr += b"failed to run commands: signal: killed"
-        status = Status.CANCELLED if task.cancelled else Status.TIMED_OUT
-        return status, EXIT_TIMED_OUT, stdout, stderr
-    if code == 0:
-        return Status.SUCCESS, code, stdout, stderr
+        return cut_off, EXIT_TIMED_OUT, stdout, stderr + b"failed to run commands: signal: killed"
     if code == EXIT_SUCCESS:
         return Status.SUCCESS, code, stdout + _SKIP.format(code, "succeeded").encode(), b""
-    stderr += f"failed to run commands: exit status {code}".encode()
+    if code:
+        stderr += f"failed to run commands: exit status {code}".encode()
     if code == EXIT_FAILURE:
         text = _SKIP.format(code, "Failed").encode()
-        return Status.FAILED, code, stdout + text, stderr + text
-    if code == EXIT_TIMED_OUT:
-        return Status.CANCELLED if task.cancelled else Status.TIMED_OUT, code, stdout, stderr
-    return Status.FAILED, code, stdout, stderr
+        stdout, stderr = stdout + text, stderr + text
+    status = {0: Status.SUCCESS, EXIT_TIMED_OUT: cut_off}.get(code, Status.FAILED)
+    return status, code, stdout, stderr

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from poormanray.local.cloud_moto import Moto
+from poormanray.local.cloud_moto import Moto, MotoInstance
 from poormanray.local.fleet import InstanceFleet
 from poormanray.local.refusals import Refusal
 from poormanray.local.settings import Settings
@@ -110,14 +109,14 @@ class Instances:
         with self._moto.lock:
             return dict(self._states)
 
-    def _launch(self, instance: Any) -> None:
+    def _launch(self, instance: MotoInstance) -> None:
         if instance.state in ("stopped", "terminated"):
             self._states[instance.id] = instance.state
             return
         self._set(instance, "pending")
         self._power_on_later(instance.id)
 
-    def _change(self, instance: Any, ours: str, theirs: str) -> None:
+    def _change(self, instance: MotoInstance, ours: str, theirs: str) -> None:
         instance_id = instance.id
         if theirs == "running" and ours == "stopped":
             self._set(instance, "pending")
@@ -171,17 +170,18 @@ class Instances:
 
         self._timers.after(delay_s, settle)
 
-    def _set(self, instance: Any, state: str) -> None:
+    def _set(self, instance: MotoInstance, state: str) -> None:
         self._states[instance.id] = state
-        instance._state.name, instance._state.code = state, CODES[state]  # noqa: SLF001 (moto has no other way)
+        instance._state.name, instance._state.code = state, CODES[state]
 
-    def _find(self, instance_id: str) -> Any | None:
+    def _find(self, instance_id: str) -> MotoInstance | None:
         region = self._regions.get(instance_id)
         if region is None:
             return None
-        return self._moto.ec2(region).get_instance_by_id(instance_id)
+        found: MotoInstance | None = self._moto.ec2(region).get_instance_by_id(instance_id)
+        return found
 
-    def _facts(self, instance: Any) -> Iterator[tuple[str, str]]:
+    def _facts(self, instance: MotoInstance) -> Iterator[tuple[str, str]]:
         tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
         yield "region", self._regions[instance.id]
         yield "type", str(instance.instance_type)

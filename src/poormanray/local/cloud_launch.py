@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
@@ -57,7 +58,7 @@ class Launches:
             # moto launches MinCount instances; EC2 launches up to MaxCount.
             body = urlencode({**form, "MinCount": str(count), "MaxCount": str(count)}).encode()
             answer = self._moto.answer(request, body)
-            if answer.status == 200:
+            if answer.status == HTTPStatus.OK:
                 if profile is not None:
                     self._give_profile(profile, answer, region)
                 self._by_token[token] = (wanted, answer)

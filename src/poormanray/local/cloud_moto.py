@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from http import HTTPStatus
+from typing import Any, Protocol, TypeAlias, cast
 
 from poormanray.local.refusals import Answer, Refusal
 from poormanray.local.signature import HttpRequest
@@ -24,7 +25,37 @@ SETTINGS = {
 }
 
 Environ = dict[str, Any]
+# moto has no types of its own to speak of.
+Backend: TypeAlias = Any
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class MotoInstance(Protocol):
+    """What is used here of moto's instances."""
+
+    id: str
+    state: str
+    instance_type: str
+    image_id: str
+    architecture: str | None
+    private_ip: str | None
+    private_dns_name: str | None
+    availability_zone: str | None
+    instance_initiated_shutdown_behavior: str
+    state_reason: Any
+    _state: Any
+
+    def start(self) -> object:
+        """Set it running."""
+
+    def stop(self) -> object:
+        """Set it stopped."""
+
+    def terminate(self) -> object:
+        """Set it terminated."""
+
+    def get_tags(self) -> list[dict[str, str]]:
+        """Return its tags, as `key` and `value`."""
 
 
 class Moto:
@@ -50,30 +81,30 @@ class Moto:
         started: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
-            started[:] = [int(status.split()[0]), headers]
+            started[:] = [int(status.split(maxsplit=1)[0]), headers]
 
         with self.lock:
             try:
                 chunks = b"".join(self._app(environ, start_response))
-            except Exception:  # noqa: BLE001 (whatever moto raises is the service's failure)
+            except Exception:
                 LOG.exception("moto failed")
                 raise Refusal("InternalFailure", "moto failed", status=500) from None
         status, headers = started
         kinds = [value for name, value in headers if name.lower() == "content-type"]
         kind = kinds[0] if kinds else ""
-        if status >= 500 and kind.startswith("text/html"):
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and kind.startswith("text/html"):
             LOG.error("moto answered %s: %s", status, chunks[:2000])
             raise Refusal("InternalFailure", "the local cloud cannot do this", status=500)
         kept = [(name, value) for name, value in headers if name.lower() != "content-type"]
         return Answer(status, chunks, kind, kept)
 
-    def ec2(self, region: str) -> Any:
+    def ec2(self, region: str) -> Backend:
         """Return EC2's backend of a region."""
         from moto.ec2.models import ec2_backends
 
         return ec2_backends[ACCOUNT][region]
 
-    def iam(self) -> Any:
+    def iam(self) -> Backend:
         """Return IAM's backend."""
         from moto.iam.models import iam_backends
 

@@ -41,7 +41,7 @@ class InstanceFleet:
         *,
         role_of: Callable[[str], str | None],
     ) -> None:
-        """`role_of` names the role that lets an instance's agent register, None if there is none."""
+        """`role_of` names the role that lets an instance's agent register, or None."""
         self._machines = machines
         self._timers = timers
         self._settings = settings
@@ -135,7 +135,7 @@ class InstanceFleet:
                 action = member.todo.popleft()
             try:
                 action()
-            except Exception:  # noqa: BLE001 (the next operation of this instance must still run)
+            except Exception:
                 LOG.exception("an operation on an instance failed")
 
     # What the service asks of it

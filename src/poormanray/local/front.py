@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -24,7 +25,6 @@ SSM_TARGET = "AmazonSSM."
 _CHANGES_INSTANCES = frozenset(
     {"StartInstances", "StopInstances", "TerminateInstances", "RebootInstances", "CreateFleet"}
 )
-_REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
@@ -65,16 +65,17 @@ class Front:
             answer = self._answer(request)
         except Refusal as refusal:
             answer = refusal_answer(refusal, request.protocol)
-        except Exception:  # noqa: BLE001 (a bug here must look like a failing service)
+        except Exception:
+            # A bug here must look like a failing service.
             LOG.exception("%s %s failed", request.method, request.path)
-            refusal = Refusal("InternalFailure", "the local cloud failed; see its log", status=500)
-            answer = refusal_answer(refusal, request.protocol)
+            failure = Refusal("InternalFailure", "the local cloud failed; see its log", status=500)
+            answer = refusal_answer(failure, request.protocol)
         headers = list(answer.headers)
         if answer.content_type:
             headers.append(("Content-Type", answer.content_type))
         if not any(name.lower() == "content-length" for name, _ in headers):
             headers.append(("Content-Length", str(len(answer.body))))
-        start_response(f"{answer.status} {_REASONS.get(answer.status, 'Status')}", headers)
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers)
         return [b"" if request.method == "HEAD" else answer.body]
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -112,7 +113,7 @@ class Front:
         if caller.service == "ec2":
             return self._answer_ec2(request, action, form, caller.region)
         answer = self._moto.answer(request)
-        if caller.service == "iam" and answer.status == 200:
+        if caller.service == "iam" and answer.status == HTTPStatus.OK:
             self._launches.profile_changed(action, form)
         return answer
 
@@ -134,7 +135,7 @@ class Front:
                 self._instances.check(action, instance_ids)
             answer = self._moto.answer(request)
             self._instances.follow(region)
-        if action == "RebootInstances" and answer.status == 200:
+        if action == "RebootInstances" and answer.status == HTTPStatus.OK:
             self._instances.reboot(instance_ids)
         return answer
 

@@ -58,7 +58,7 @@ class Machines(Protocol):
         """End its processes and remove its disk."""
         ...
 
-    def execute(  # noqa: PLR0913 (the agent's launch recipe has this many parts)
+    def execute(
         self,
         instance_id: str,
         *,

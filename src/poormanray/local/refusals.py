@@ -20,7 +20,7 @@ class Protocol(Enum):
     S3 = "s3"
 
 
-class Refusal(Exception):  # noqa: N818 (it is an answer of the cloud, not a fault of the program)
+class Refusal(Exception):
     """The cloud says no: the service's error code, a message and an HTTP status."""
 
     def __init__(self, code: str, message: str = "", *, status: int = 400) -> None:

@@ -224,7 +224,7 @@ class RunCommand:
     def _get(self, request: Request) -> dict[str, Any]:
         with self._lock:
             command = self._commands.get(request["CommandId"])
-            part = command and command.invocations.get(request["InstanceId"])
+            part = command.invocations.get(request["InstanceId"]) if command else None
             if command is None or part is None or not self._visible(command):
                 raise Refusal("InvocationDoesNotExist")
             if request.get("PluginName", views.PLUGIN) != views.PLUGIN:

@@ -24,14 +24,20 @@ _NOT_COUNTED = {"Undeliverable", "InvalidPlatform", "AccessDenied"}
 def command_status(command: CommandRecord) -> tuple[Status, str]:
     """Return a command's status and detail, made of its invocations'."""
     parts = list(command.invocations.values())
-    if not all(part.status.ended for part in parts):
-        if command.cancel_asked:
-            return Status.CANCELLING, "Cancelling"
-        if all(part.status is Status.PENDING for part in parts):
-            return Status.PENDING, "Pending"
-        return Status.IN_PROGRESS, "InProgress"
-    counted = [part for part in parts if part.detail not in _NOT_COUNTED]
-    unhappy = [part for part in counted if part.status is not Status.SUCCESS]
+    if all(part.status.ended for part in parts):
+        return _ended_status(command)
+    if command.cancel_asked:
+        return Status.CANCELLING, "Cancelling"
+    pending = all(part.status is Status.PENDING for part in parts)
+    return (Status.PENDING, "Pending") if pending else (Status.IN_PROGRESS, "InProgress")
+
+
+def _ended_status(command: CommandRecord) -> tuple[Status, str]:
+    unhappy = [
+        part
+        for part in command.invocations.values()
+        if part.detail not in _NOT_COUNTED and part.status is not Status.SUCCESS
+    ]
     if not unhappy:
         return Status.SUCCESS, "Success"
     if any(part.status is Status.CANCELLED for part in unhappy):
@@ -39,9 +45,8 @@ def command_status(command: CommandRecord) -> tuple[Status, str]:
     first = unhappy[0]
     if all(part.detail == first.detail for part in unhappy):
         return first.status, first.detail
-    if error_count(command) > allowed_errors(command):
-        return Status.FAILED, "Failed"
-    return Status.FAILED, "Incomplete"
+    failed = error_count(command) > allowed_errors(command)
+    return Status.FAILED, "Failed" if failed else "Incomplete"
 
 
 def error_count(command: CommandRecord) -> int:
@@ -168,17 +173,19 @@ def node_view(node: Node) -> dict[str, Any]:
 
 
 def matches(
-    filters: Sequence[Mapping[str, str]], command: CommandRecord, status: str, stage: bool
+    filters: Sequence[Mapping[str, str]], command: CommandRecord, status: str, *, stage: bool
 ) -> bool:
     """Say whether all filters accept; `stage` allows ExecutionStage, which only ListCommands has.
 
     Raises:
         Refusal: InvalidFilterKey, or a time that is none.
     """
-    return all(_matches_one(item["key"], item["value"], command, status, stage) for item in filters)
+    return all(
+        _matches_one(item["key"], item["value"], command, status, stage=stage) for item in filters
+    )
 
 
-def _matches_one(key: str, value: str, command: CommandRecord, status: str, stage: bool) -> bool:
+def _matches_one(key: str, value: str, command: CommandRecord, status: str, *, stage: bool) -> bool:
     if key == "Status":
         return status == value
     if key == "DocumentName":

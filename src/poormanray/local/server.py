@@ -11,19 +11,18 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import waitress
+from waitress.server import create_server
 
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import ACCOUNT, Moto
 from poormanray.local.fleet import InstanceFleet
-from poormanray.local.front import Front
+from poormanray.local.front import Front, StartResponse
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command import RunCommand
 from poormanray.local.settings import Settings
@@ -76,9 +75,7 @@ class Cloud:
         settings = self._settings
         self._timers = WallTimers(settings.time_scale)
         self._host = Host(self._folder / "instances", time_scale=settings.time_scale)
-        self._fleet = InstanceFleet(
-            self._host, self._timers, settings, role_of=lambda name: self._instances.role_of(name)
-        )
+        self._fleet = InstanceFleet(self._host, self._timers, settings, role_of=self._role_of)
         self._run_command = RunCommand(self._fleet, self._timers, settings, account=ACCOUNT)
         self._fleet.on_reply = self._run_command.on_reply
         self._fleet.on_connected = self._run_command.on_connected
@@ -107,7 +104,7 @@ class Cloud:
         """Answer requests until SIGTERM, SIGINT or the stop route; then end everything."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        server = waitress.create_server(
+        server = create_server(  # type: ignore[no-untyped-call]  # waitress has no types
             self._application,
             sockets=[self._socket],
             threads=THREADS,
@@ -144,8 +141,11 @@ class Cloud:
             return {"stopping": True}
         raise Refusal("NotFound", f"no route {method} {route}", status=404)
 
-    def _application(self, environ: dict[str, Any], start_response: Any) -> Any:
-        return self._front(environ, start_response)
+    def _application(self, environ: dict[str, object], start: StartResponse) -> Iterable[bytes]:
+        return self._front(environ, start)  # `reset` puts another one in its place
+
+    def _role_of(self, instance_id: str) -> str | None:
+        return self._instances.role_of(instance_id)
 
     def _status(self) -> dict[str, object]:
         contact = self.contact()

@@ -6,12 +6,15 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 from botocore.loaders import Loader
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 
 from poormanray.local.refusals import Refusal
+
+# What json.loads gives; the model says the rest.
+Json: TypeAlias = Any
 
 _NUMBERS = {"integer", "long", "float", "double"}
 
@@ -46,7 +49,7 @@ def shape_answer(operation: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     return {} if shape is None else _shaped(shape, answer)
 
 
-def _shaped(shape: Shape, value: Any) -> Any:
+def _shaped(shape: Shape, value: Json) -> Json:
     if isinstance(shape, StructureShape):
         return {
             name: _shaped(member, value[name])
@@ -60,7 +63,7 @@ def _shaped(shape: Shape, value: Any) -> Any:
     return value
 
 
-def _problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def _problems(shape: Shape, value: Json, path: str) -> Iterator[str]:
     if isinstance(shape, StructureShape):
         yield from _structure_problems(shape, value, path)
     elif isinstance(shape, ListShape):
@@ -83,7 +86,7 @@ def _problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
         _expect(value, bool, path)
 
 
-def _structure_problems(shape: StructureShape, value: Any, path: str) -> Iterator[str]:
+def _structure_problems(shape: StructureShape, value: Json, path: str) -> Iterator[str]:
     _expect(value, dict, path)
     for name in shape.required_members:
         if value.get(name) is None:
@@ -95,7 +98,7 @@ def _structure_problems(shape: StructureShape, value: Any, path: str) -> Iterato
             yield from _problems(member, value[name], _member(path, name))
 
 
-def _text_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def _text_problems(shape: Shape, value: Json, path: str) -> Iterator[str]:
     _expect(value, str, path)
     yield from _size_problems(shape, len(value), value, path)
     allowed = getattr(shape, "enum", None)
@@ -103,11 +106,21 @@ def _text_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
         rule = f"Member must satisfy enum value set: [{', '.join(allowed)}]"
         yield _failed(value, path, rule)
     pattern = shape.metadata.get("pattern")
-    if pattern and not re.search(pattern, value):
+    rule_of = _compiled(pattern) if pattern else None
+    if rule_of is not None and not rule_of.search(value):
         yield _failed(value, path, f"Member must satisfy regular expression pattern: {pattern}")
 
 
-def _size_problems(shape: Shape, size: int, value: Any, path: str) -> Iterator[str]:
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    """Return the pattern, None where it is written as only Java understands it."""
+    try:
+        return re.compile(pattern)
+    except re.error:
+        return None
+
+
+def _size_problems(shape: Shape, size: int, value: Json, path: str) -> Iterator[str]:
     least, most = shape.metadata.get("min"), shape.metadata.get("max")
     if least is not None and size < least:
         rule = f"Member must have length greater than or equal to {least}"
@@ -116,7 +129,7 @@ def _size_problems(shape: Shape, size: int, value: Any, path: str) -> Iterator[s
         yield _failed(value, path, f"Member must have length less than or equal to {most}")
 
 
-def _range_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def _range_problems(shape: Shape, value: Json, path: str) -> Iterator[str]:
     least, most = shape.metadata.get("min"), shape.metadata.get("max")
     if least is not None and value < least:
         yield _failed(value, path, f"Member must have value greater than or equal to {least}")
@@ -124,7 +137,7 @@ def _range_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield _failed(value, path, f"Member must have value less than or equal to {most}")
 
 
-def _failed(value: Any, path: str, rule: str) -> str:
+def _failed(value: Json, path: str, rule: str) -> str:
     return f"Value '{value}' at '{path}' failed to satisfy constraint: {rule}"
 
 
@@ -133,7 +146,7 @@ def _member(path: str, name: str) -> str:
     return f"{path}.{plain}" if path else plain
 
 
-def _expect(value: Any, kind: type | tuple[type, ...], path: str) -> None:
+def _expect(value: Json, kind: type | tuple[type, ...], path: str) -> None:
     wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
     if wrong:
         raise Refusal("SerializationException", f"'{path}' has the wrong type")

@@ -236,8 +236,10 @@ def _claimed_service(request: HttpRequest) -> str:
     if not scope:
         pairs = dict(pair.partition("=")[::2] for pair in request.query.split("&"))
         scope = unquote(pairs.get("X-Amz-Credential", ""))
-    parts = scope.split("/")
-    return parts[3] if len(parts) == 5 else ""
+    match scope.split("/"):
+        case [_, _, _, service, _]:
+            return service
+    return ""
 
 
 def _refusal(protocol: Protocol, kind: str, message: str) -> Refusal:

@@ -87,5 +87,5 @@ class WallTimers:
 def _perform(action: Action) -> None:
     try:
         action()
-    except Exception:  # noqa: BLE001 (one broken action must not take the pool's thread along)
+    except Exception:
         LOG.exception("an action of the cloud failed")
