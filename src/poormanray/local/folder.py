@@ -7,6 +7,7 @@ a folder which is writable from inside: such folders are made before the first b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -104,6 +105,9 @@ class InstanceFolder:
         try:
             for name in below.split("/"):
                 at = self._descend(at, name)
+            # A script runs again under the same id after exit code 194 (agent-facts §5).
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink("_script.sh", dir_fd=at)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             file = os.open("_script.sh", flags, 0o700, dir_fd=at)
             with os.fdopen(file, "wb") as writing:

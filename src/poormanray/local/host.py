@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import resource
 import threading
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from poormanray.local import standins
 from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
-from poormanray.local.folder import InstanceFolder
+from poormanray.local.folder import InstanceFolder, Owner, remove_tree
 from poormanray.local.namespaces import PATH, STANDINS_AT, Nested, make_plan, owner_behind_root
+from poormanray.local.processes import Supervised, sweep
 
 __all__ = ["Ended", "Execution", "Host"]
 
 CHOICE = "PMR_LOCAL_ISOLATION"
+TRIAL = b"test -w /var/lib/pmr && test ! -w /usr && command -v bash flock setsid setpriv\n"
 SHUTDOWN_REQUEST = re.compile(rb"(poweroff|reboot|cancel) ([0-9]{1,9})\n")
 
 
@@ -55,21 +58,32 @@ class _Instance:
 class Host:
     """Runs instances below one folder; every method may be called from any thread."""
 
-    def __init__(self, folder: Path, *, time_scale: float = 1.0) -> None:
-        """Find out what this machine allows; `time_scale` shortens timeouts and delays."""
+    def __init__(
+        self, folder: Path, *, time_scale: float = 1.0, hidden: Iterable[Path] = ()
+    ) -> None:
+        """Find out what this machine allows, and remove what an earlier host left in the folder.
+
+        `time_scale` shortens timeouts and delays; `hidden` are places that no instance may see,
+        beside the folder and the user's own.
+
+        Raises:
+            OSError: PMR_LOCAL_ISOLATION asks for what this machine does not allow.
+        """
         self._folder = folder.resolve()
+        self._hidden = [self._folder, *hidden]
         self._time_scale = time_scale
         self._instances: dict[str, _Instance] = {}
         self._lock = threading.Lock()
         self._tell_shutdown: Callable[[str, str], None] = lambda _instance, _kind: None
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._standins = self._folder / "standins"
+        self._standins = self._folder / ".standins"
         _raise_descriptor_limit()
         self._watcher = Watcher()
         self.isolation = "namespaces"
         self.isolation_reason = ""
         self._owner = owner_behind_root()
         standins.install(self._standins, one_user=self._owner.count == 1)
+        self._sweep()
         self._choose()
 
     def boot(self, instance_id: str, *, facts: Mapping[str, str]) -> None:
@@ -165,7 +179,7 @@ class Host:
     def _known(self, instance_id: str, facts: Mapping[str, str]) -> _Instance:
         with self._lock:
             if instance_id not in self._instances:
-                path = self._folder / "instances" / instance_id
+                path = self._folder / instance_id
                 folder = InstanceFolder(path, instance_id, self._owner)
                 self._instances[instance_id] = _Instance(folder, facts)
             return self._instances[instance_id]
@@ -186,10 +200,14 @@ class Host:
 
     def _make_machine(self, instance: _Instance) -> Machine:
         folder = instance.folder
-        plan = make_plan(folder, self._standins, self._folder, _hostname(folder.instance_id))
-        machine = Nested(folder)
-        machine.boot(plan)
-        return machine
+        if self.isolation == "processes":
+            supervised = Supervised(folder, self._standins)
+            supervised.boot()
+            return supervised
+        nested = Nested(folder)
+        hostname = _hostname(folder.instance_id)
+        nested.boot(make_plan(folder, self._standins, self._hidden, hostname))
+        return nested
 
     def _read_control(self, instance: _Instance, descriptor: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -213,14 +231,49 @@ class Host:
 
     def _choose(self) -> None:
         """Try the whole construction once, and fall back to plain processes."""
-        instance_id = f"i-trial{uuid.uuid4().hex[:8]}"
+        wanted = os.environ.get(CHOICE, "")
+        if wanted not in {"", "namespaces", "processes"}:
+            raise OSError(f"{CHOICE}={wanted}: expected namespaces or processes")
+        if wanted != "processes":
+            try:
+                self._try_out()
+            except OSError as error:
+                if wanted == "namespaces":
+                    raise
+                self.isolation_reason = str(error)
+            else:
+                return
+        self.isolation = "processes"
+        self.isolation_reason = self.isolation_reason or f"{CHOICE}=processes"
+        self._owner = Owner(os.geteuid(), os.getegid(), 1)
+        standins.install(self._standins, one_user=False)
+
+    def _try_out(self) -> None:
+        trial = f"i-{uuid.uuid4().hex[:17]}"
+        endings: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         try:
-            self.boot(instance_id, facts={})
-        except OSError as error:
-            self.isolation = "processes"
-            self.isolation_reason = str(error)
+            self.boot(trial, facts={})
+            self.execute(
+                trial,
+                command_id="trial",
+                script=TRIAL,
+                working_directory="/usr/bin",
+                timeout_s=60.0 * self._time_scale,
+                on_end=endings.put,
+            )
+            ended = endings.get()
         finally:
-            self.destroy(instance_id)
+            self.destroy(trial)
+        if ended.exit_code != 0:
+            said = ended.stderr.decode(errors="replace").strip()
+            raise OSError(f"a trial instance does not work: {said or ended.exit_code}")
+
+    def _sweep(self) -> None:
+        """Remove what a host that was killed has left; its namespaces ended with it."""
+        sweep(self._folder)
+        for path in self._folder.iterdir():
+            if path.name.startswith("i-"):
+                remove_tree(path)
 
 
 def _launch(

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from poormanray.local.executions import Errand
@@ -43,10 +43,10 @@ def owner_behind_root() -> Owner:
     return Owner(FIRST_ID, FIRST_ID, ID_RANGE)
 
 
-def hidden_places(state: Path, environ: Mapping[str, str]) -> list[str]:
+def hidden_places(hidden: Iterable[Path], environ: Mapping[str, str]) -> list[str]:
     """Return what of the user's and the cloud's no instance may see."""
-    places = [state, Path.home()]
-    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+    places = [*hidden, Path.home()]
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "PMR_LOCAL_DIR"):
         places += [Path(environ[name])] if environ.get(name) else []
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"):
         places += [Path(environ[name])] if environ.get(name) else []
@@ -54,12 +54,12 @@ def hidden_places(state: Path, environ: Mapping[str, str]) -> list[str]:
     return sorted(resolved - {"/"})
 
 
-def layers(state: Path, environ: Mapping[str, str], shown: Path) -> list[str]:
+def layers(hide: Iterable[str], shown: str) -> list[str]:
     """Return what to hide, and the interpreter to show again, outermost first."""
     own = ("/var/", "/root/", "/home/", "/tmp/", "/run/")  # noqa: S108 (a prefix, not a file)
-    hidden = [place for place in hidden_places(state, environ) if not f"{place}/".startswith(own)]
+    hidden = {place for place in hide if not f"{place}/".startswith(own)}
     needs = f"{shown}/".startswith((*own, *(f"{place}/" for place in hidden)))
-    return sorted({*hidden, *([str(shown)] if needs and str(shown) not in hidden else [])})
+    return sorted(hidden | {shown}) if needs and shown not in hide else sorted(hidden)
 
 
 class Nested:
@@ -187,18 +187,18 @@ def tool(name: str) -> str:
 
 
 def make_plan(
-    folder: InstanceFolder, standins: Path, state: Path, hostname: str
+    folder: InstanceFolder, standins: Path, hidden: Iterable[Path], hostname: str
 ) -> dict[str, object]:
     """Return what `nest.py` needs to know."""
-    shown = Path(sys.base_prefix).resolve()
+    shown = str(Path(sys.base_prefix).resolve())
+    to_layer = layers(hidden_places(hidden, os.environ), shown)
     etc = ("passwd", "group", "shadow", "gshadow", "hostname", "hosts")
     sources = {name: str(folder.path / name) for name in ("var", "root", "home", "tmp", "run")}
     sources |= {f"etc/{name}": str(folder.path / "etc" / name) for name in etc}
     sources |= {"standins": str(standins), "standin": str(standins / "shutdown")}
     sources |= {"boot_id": str(folder.path / "boot_id")}
-    to_layer = layers(state, os.environ, shown)
-    if str(shown) in to_layer and str(shown) not in hidden_places(state, os.environ):
-        sources[str(shown)] = str(shown)
+    if shown in to_layer:
+        sources[shown] = shown
     return {
         "uid": folder.owner.uid,
         "gid": folder.owner.gid,

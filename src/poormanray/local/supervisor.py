@@ -1,0 +1,200 @@
+"""Hold one instance that is made of plain processes: a program of its own, run by the host.
+
+It is started as `python -I -S supervisor.py` with a socket to the host as standard input, starts
+what it is told to, and adopts what its children leave behind (Linux: child subreaper), so that
+nothing escapes by `setsid` or by an empty environment. When the socket closes, because the host
+asks for the end or is gone, it kills all of it and ends.
+
+A request is one line of JSON: `{"run": ID, "argv": [...], "env": {...}}` with three descriptors
+(standard output, standard error, report), or `{"kill": ID}`. A report is `exit CODE`.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+PR_SET_CHILD_SUBREAPER = 36
+READ_BYTES = 65_536
+DESCRIPTORS_PER_RUN = 3
+MOST_DESCRIPTORS = 192
+
+
+class Children:
+    """The scripts that were started, and all that came of them."""
+
+    def __init__(self) -> None:
+        self._reports: dict[int, int] = {}
+        self._groups: dict[str, int] = {}
+
+    def run(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        """Start a script as the leader of a process group of its own."""
+        child = os.fork()
+        if child == 0:
+            _become(request, descriptors)
+        os.setpgid(child, child)
+        self._groups[request["run"]] = child
+        self._reports[child] = descriptors[2]
+        os.close(descriptors[0])
+        os.close(descriptors[1])
+
+    def kill(self, run_id: str) -> None:
+        """Send one SIGKILL to a script's process group."""
+        group = self._groups.get(run_id)
+        if group in self._reports:
+            os.killpg(group, signal.SIGKILL)
+            return
+        # Its leader is gone, so that its number may be another's by now: only our own ones.
+        for process, (_parent, its_group) in self._descendants().items():
+            if its_group == group:
+                _kill(process)
+
+    def collect(self) -> bool:
+        """Collect what has ended and report it; tell whether any child is left."""
+        while True:
+            try:
+                process, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if process == 0:
+                return True
+            report = self._reports.pop(process, None)
+            if report is not None:
+                code = os.waitstatus_to_exitcode(status)
+                _report(report, 128 - code if code < 0 else code)
+
+    def end(self) -> None:
+        """Kill everything until nothing is left."""
+        while self.collect():
+            for process in self._descendants():
+                _kill(process)
+            select.select([], [], [], 0.005)
+
+    def _descendants(self) -> dict[int, tuple[int, int]]:
+        """Return parent and group of every process that comes from this one."""
+        everyone = _processes()
+        found: dict[int, tuple[int, int]] = {}
+        fresh = {os.getpid()}
+        while fresh:
+            fresh = {p for p, (parent, _) in everyone.items() if parent in fresh and p not in found}
+            found |= {process: everyone[process] for process in fresh}
+        if not everyone:
+            found = {child: (os.getpid(), child) for child in self._reports}
+        return found
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Return parent and group of every process; nothing where there is no /proc."""
+    everyone: dict[int, tuple[int, int]] = {}
+    if sys.platform != "linux":
+        return everyone
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as reading:
+                    words = reading.read().rpartition(b")")[2].split()
+            except OSError:
+                continue  # it has ended meanwhile
+            everyone[int(name)] = (int(words[1]), int(words[2]))
+    return everyone
+
+
+def _kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it has ended meanwhile
+
+
+def _report(descriptor: int, code: int) -> None:
+    try:
+        os.write(descriptor, f"exit {code}\n".encode())
+    except BrokenPipeError:
+        return  # the host has gone; the end is near
+    finally:
+        os.close(descriptor)
+
+
+def _become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    try:
+        os.setpgid(0, 0)
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.dup2(descriptors[0], 1)
+        os.dup2(descriptors[1], 2)
+        os.closerange(3, 256)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.execve(request["argv"][0], request["argv"], request["env"])  # noqa: S606 (its task)
+    finally:
+        os._exit(127)
+
+
+class Requests:
+    """What the host asks for, with the descriptors that came along."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._text = b""
+        self._descriptors: list[int] = []
+
+    def read(self) -> list[tuple[dict[str, Any], list[int]]] | None:
+        """Return the whole requests that are there; None when the host has closed."""
+        size = array.array("i").itemsize * MOST_DESCRIPTORS
+        data, extra, _flags, _address = self._connection.recvmsg(
+            READ_BYTES, socket.CMSG_SPACE(size)
+        )
+        if not data:
+            return None
+        for _level, _kind, packed in extra:
+            numbers = array.array("i")
+            numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
+            self._descriptors += numbers
+        *lines, self._text = (self._text + data).split(b"\n")
+        requests = []
+        for line in lines:
+            request = json.loads(line)
+            count = DESCRIPTORS_PER_RUN if "run" in request else 0
+            requests.append((request, self._descriptors[:count]))
+            del self._descriptors[:count]
+        return requests
+
+
+def main() -> None:
+    """Serve the host until it closes the socket."""
+    os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_read, False)
+    os.set_blocking(wake_write, False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    connection = socket.socket(fileno=0)
+    requests, children = Requests(connection), Children()
+    while True:
+        ready: list[object] = select.select([connection, wake_read], [], [])[0]
+        if wake_read in ready:
+            os.read(wake_read, READ_BYTES)
+            children.collect()
+        if connection in ready:
+            asked = requests.read()
+            if asked is None:
+                break
+            for request, descriptors in asked:
+                if "run" in request:
+                    children.run(request, descriptors)
+                else:
+                    children.kill(request["kill"])
+    children.end()
+
+
+if __name__ == "__main__":
+    main()
