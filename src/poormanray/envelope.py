@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 
 MARK = "PMR1"
+WORDS = 5
 # A large answer is 19,500 characters; deflate cannot expand more than about 1,032 times, but an
 # honest body stays below this: room for it is at most 14 bytes for each character (answer.sh).
 MOST_BODY_BYTES = 1 << 20
@@ -101,7 +102,7 @@ def _unwrap(output: str) -> tuple[bool, bytes]:
     if not output.startswith(MARK + " "):
         raise EnvelopeError("the output does not begin with an envelope")
     words = output.split("\n", 1)[0].split(" ")
-    if len(words) < 5 or not words[2].isdecimal():
+    if len(words) < WORDS or not words[2].isdecimal():
         raise EnvelopeCut("the envelope's first words are not all there")
     length, text = int(words[2]), words[4]
     if len(text) < length or "truncated" in text:

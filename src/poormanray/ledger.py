@@ -13,6 +13,9 @@ from enum import Enum
 
 from poormanray.schedule import decode_ids, encode_ids
 
+ID_LENGTH = 11
+# The highest signal number of Linux; a shell reports death by signal n as 128 + n.
+SIGNALS = 64
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -28,7 +31,7 @@ def new_job_id(now_s: float | None = None) -> str:
 
 def is_job_id(text: str) -> bool:
     """Say whether a text can be a job id."""
-    return len(text) == 11 and all(letter in ID_ALPHABET for letter in text)
+    return len(text) == ID_LENGTH and all(letter in ID_ALPHABET for letter in text)
 
 
 class TaskState(Enum):
@@ -69,8 +72,8 @@ class TaskStatus:
     @property
     def signal(self) -> int:
         """Return the signal that ended the task as a shell reports it (128 + n), or 0."""
-        code = self.exit_code or 0
-        return code - 128 if 128 < code <= 128 + 64 and self.state is not TaskState.SUCCEEDED else 0
+        number = (self.exit_code or 0) - 128
+        return number if 0 < number <= SIGNALS else 0
 
 
 def checksum(text: str) -> str:
@@ -86,10 +89,12 @@ _ENDS = {
     "cancelled": TaskState.CANCELLED,
     "lost": TaskState.LOST,
     "unstartable": TaskState.LOST,
+    "no-user": TaskState.LOST,
 }
 REASONS = {
     "lost": "the runner on the instance died while the task ran",
     "unstartable": "the instance could not start the task (is its disk full?)",
+    "no-user": "the instance has no such user (see -u)",
     "timeout": "the task's time was over",
     "cancelled": "cancelled",
     "instance": "the instance is gone",
@@ -161,7 +166,7 @@ class EventLog:
         changed.append(status)
 
 
-def _ended(  # noqa: PLR0913 (the words of one line)
+def _ended(
     key: tuple[int, int],
     when: float,
     code: str,

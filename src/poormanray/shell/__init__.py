@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-# The document and its parameters may have 64 KB together (SSM model: CreateDocumentRequest.Content);
-# what a KB is there is not known, so this stays well below either reading.
+# The document and its parameters may have 64 KB together (SSM model: the text of
+# CreateDocumentRequest.Content); whatever a KB is there, this stays well below it.
 SEND_LIMIT_CHARS = 48 * 1024
 
-# ListCommandInvocations returns at most 2,500 characters of output (SSM model: CommandPluginOutput).
+# ListCommandInvocations returns at most 2,500 characters (SSM model: CommandPluginOutput).
 SMALL_ANSWER_CHARS = 2_400
 # GetCommandInvocation returns 24,000; plain base64 below 20,000 bytes cannot exceed what the agent
 # can deliver (a reply above 120,000 bytes of JSON is dropped).
 LARGE_ANSWER_CHARS = 19_500
 
-LIBRARY = ("ledger.sh", "runner.sh", "answer.sh", "verbs.sh", "main.sh")
+LIBRARY = ("ledger.sh", "answer.sh", "verbs.sh")
+# Only a start needs the runner: it leaves a copy of the library in the ledger.
+RUNNER = ("ledger.sh", "runner.sh", "main.sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ def _text(name: str) -> str:
 
 
 @cache
-def _library() -> bytes:
-    return "".join(_text(name) for name in LIBRARY).encode()
+def _library(names: tuple[str, ...]) -> bytes:
+    return "".join(_text(name) for name in names).encode()
 
 
 def _assignments(call: Call, library_size: int) -> str:
@@ -89,8 +91,12 @@ def _with_offset(head: bytes, tail: bytes) -> bytes:
 
 def render(call: Call) -> str:
     """Return the whole script of a send: plain ASCII text for the document's `commands`."""
-    library = _library()
-    head = library + _assignments(call, len(library)).encode()
+    library = b""
+    if call.verb == "start":
+        # What runs the job later comes first, so that its length tells where it ends.
+        library = _library(RUNNER)
+    rest = _library(tuple(name for name in LIBRARY if not library or name not in RUNNER))
+    head = library + rest + _assignments(call, len(library)).encode()
     script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data
     packed = base64.b64encode(gzip.compress(script, mtime=0)).decode("ascii")
     return f"#!/bin/sh\nPMR_SEND='{packed}'\n{_text('send.sh')}"
@@ -109,3 +115,13 @@ def command_script(command: str) -> bytes:
 def words_script(words: Sequence[str]) -> bytes:
     """Return the script that becomes the program named by the first word."""
     return command_script("exec -- " + shell_words(words))
+
+
+def as_program(data: bytes) -> bytes:
+    """Return a file's bytes as something that the kernel can execute.
+
+    Text without an interpreter line is for bash; everything else stays as it is.
+    """
+    if data.startswith((b"#!", b"\x7fELF")):
+        return data
+    return b"#!/bin/bash\n" + data

@@ -7,9 +7,11 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
     SWITCH=()
     USER_NAME=root
     if ((UID == 0)); then
-        for name in "$META_user" ec2-user ubuntu admin; do
-            [[ -n $name ]] && id -u "$name" >/dev/null 2>&1 && USER_NAME=$name && break
+        # Without a wish: the user that the image's maker meant for logins.
+        for name in ${META_user:-ec2-user ubuntu admin root}; do
+            id -u "$name" >/dev/null 2>&1 && USER_NAME=$name && break
         done
+        [[ -z $META_user || $USER_NAME == "$META_user" ]] || USER_UNKNOWN=1
     else
         USER_NAME=$(id -un 2>/dev/null) || USER_NAME=$UID
     fi
@@ -61,6 +63,9 @@ place_files() { # work folder; the job's helper files, each under its own path
 }
 
 prepare() { # task.attempt; the log belongs to us before the user can touch anything
+    FAULT=no-user
+    [[ -z ${USER_UNKNOWN-} ]] || return 1
+    FAULT=unstartable
     WORK=$PMR_ROOT/work/$JOB/$1
     LOG=$JOB_DIR/logs/$1
     script_file "${SCRIPT_OF[${1%.*}]}" && mkdir "$WORK" && : >"$LOG" || return
@@ -104,7 +109,7 @@ run_task() { # task attempt
     local key=$1.$2 pid limit='' code why=exit
     now
     if ! prepare "$key" 2>>"$JOB_DIR/errors"; then
-        event E "$NOW" "$1" "$2" - unstartable "$NOW" "$SLOT"
+        event E "$NOW" "$1" "$2" - "$FAULT" "$NOW" "$SLOT"
         return
     fi
     local began=$NOW

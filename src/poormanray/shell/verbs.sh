@@ -216,15 +216,6 @@ wait_for_news() { # window in seconds; ends early when the job is over, or soon 
     exec {EVENTS_FD}<&-
 }
 
-first_logs() { # a job of which the client knows no task yet: the logs of those that run here
-    local task attempt
-    [[ $WANTED == '@mine' ]] || return 0
-    WANTED=
-    while read -r task attempt; do
-        WANTED+=${WANTED:+,}$task.$attempt:0
-    done < <(head -n 4 "$JOB_DIR/queue")
-}
-
 verb_observe() { # job; the row says: events offset, window, wake on events, budget, logs
     local window watch
     if ! open_job "$1"; then
@@ -237,7 +228,7 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
     [[ -e $JOB_DIR/runner || -n ${LAUNCHED-} ]] || { CALL_JOB=$1 && launch; }
     my_row
     read -r EVENTS_AT window EVENTS_WAKE BUDGET WANTED <<<"$ROW"
-    first_logs
+    [[ $EVENTS_AT == - ]] && EVENTS_AT=
     exec {watch}>"$JOB_DIR/watch"
     if ((window > 0)); then
         if flock -n "$watch"; then

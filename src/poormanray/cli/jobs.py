@@ -1,0 +1,273 @@
+"""`pmr jobs`, `pmr status`, `pmr cancel`: which jobs there are, how far they are, their end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from poormanray.cli.options import App, aws_options, cluster_option, instance_option
+from poormanray.cli.watching import ending, iso, outcome_row, readable_s
+from poormanray.errors import ExitCode, NotFound
+from poormanray.jobs.cancel import cancel as cancel_on
+from poormanray.jobs.fleet import Fleet, muster
+from poormanray.jobs.follow import Follower
+from poormanray.jobs.listing import Known, Listed, list_jobs, load, resolve
+from poormanray.jobs.outcome import Outcome, outcomes, tracks_of
+from poormanray.jobs.track import Track, Wanted
+from poormanray.ledger import TaskState, ended_counts
+from poormanray.model import Selection
+
+if TYPE_CHECKING:
+    from poormanray.cli.output import Output
+
+SLOWEST = 5
+MOST_FAILED = 20
+
+job_argument = click.argument("job", default="last")
+
+
+def known_job(app: App, name: str, job: str) -> tuple[Fleet, Known]:
+    """Find a job of a cluster, by id, name or `last`."""
+    fleet = muster(
+        app.aws,
+        Selection(name),
+        on_left_out=lambda one, why: app.out.note(f"[{one.name}] cannot be asked: {why}"),
+    )
+    return fleet, load(fleet, resolve(fleet, job))
+
+
+def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
+    """Return a track for each instance of the job, with why it cannot be asked, if so."""
+    problems = dict(known.problems)
+    for host in known.manifest.hosts:
+        why = fleet.problem_of(host.instance_id)
+        if why:
+            problems[host.instance_id] = why
+        elif host.instance_id not in known.holders and host.instance_id not in problems:
+            problems[host.instance_id] = "the job never reached it"
+    return tracks_of(known.manifest, problems)
+
+
+def follower_for(app: App, fleet: Fleet, known: Known, wanted: Wanted) -> Follower:
+    """Return a follower of a job that was submitted before."""
+    return Follower(
+        known.summary.job_id,
+        tracks_for(fleet, known),
+        wanted,
+        remote=fleet.remote,
+        clock=app.aws.clock,
+        states=fleet.states,
+    )
+
+
+@click.command()
+@cluster_option
+@aws_options
+def jobs(app: App, *, name: str) -> int:
+    """List the jobs of a cluster, newest first, as its instances know them."""
+    fleet = muster(app.aws, Selection(name))
+    listed, problems = list_jobs(fleet)
+    for instance_id, why in problems.items():
+        app.out.note(f"[{instance_id}] cannot be asked: {why}")
+    app.out.document([_job_row(job) for job in listed])
+    if not listed:
+        app.out.note(f"cluster {name} has no jobs")
+    else:
+        app.out.table(
+            ("JOB", "KIND", "NAME", "STATE", "TASKS", "OK", "FAILED", "INSTANCES", "AGE", "BY"),
+            [_job_cells(job) for job in listed],
+        )
+    return ExitCode.NOT_REACHED if problems else ExitCode.OK
+
+
+def _job_row(job: Listed) -> dict[str, object]:
+    summary = job.summary
+    return {
+        "job": summary.job_id,
+        "kind": summary.kind,
+        "name": summary.name,
+        "state": job.state,
+        "submitter": summary.submitter,
+        "created_at": iso(summary.created_at),
+        "tasks": summary.task_count,
+        "instances": summary.host_count,
+        "instances_seen": job.hosts_seen,
+        "counts": dict(job.counts),
+    }
+
+
+def _job_cells(job: Listed) -> Sequence[str]:
+    summary, counts = job.summary, job.counts
+    return (
+        summary.job_id,
+        summary.kind,
+        summary.name,
+        job.state,
+        str(summary.task_count),
+        str(counts.get("succeeded", 0)),
+        str(counts.get("failed", 0)),
+        f"{job.hosts_seen}/{summary.host_count}",
+        readable_s(max(0.0, time.time() - summary.created_at)),
+        summary.submitter,
+    )
+
+
+@click.command()
+@cluster_option
+@job_argument
+@aws_options
+def status(app: App, *, name: str, job: str) -> int:
+    """Show how far a job is: its instances, what failed, and its slowest tasks."""
+    fleet, known = known_job(app, name, job)
+    follower = follower_for(app, fleet, known, Wanted(live=False))
+    for _ in follower.run():
+        pass
+    tracks = list(follower.tracks.values())
+    found = outcomes(tracks, known.manifest.task_names)
+    app.out.document(_status_document(known, tracks, found))
+    _show_status(app.out, known, tracks, found)
+    return ExitCode.OK
+
+
+def _counts(found: Sequence[Outcome]) -> dict[TaskState, int]:
+    return ended_counts(outcome.status for outcome in found)
+
+
+def _status_document(
+    known: Known, tracks: Sequence[Track], found: Sequence[Outcome]
+) -> dict[str, object]:
+    summary = known.summary
+    return {
+        "job": summary.job_id,
+        "kind": summary.kind,
+        "name": summary.name,
+        "submitter": summary.submitter,
+        "created_at": iso(summary.created_at),
+        "counts": {state.value: count for state, count in _counts(found).items()},
+        "instances": [
+            {
+                "instance": track.host.instance_id,
+                "name": track.host.name,
+                "slots": track.log.slots,
+                "detached_by": track.log.detached_by,
+                "problem": track.problem,
+            }
+            for track in tracks
+        ],
+        "tasks": [outcome_row(outcome) for outcome in found],
+    }
+
+
+def _show_status(
+    out: Output, known: Known, tracks: Sequence[Track], found: Sequence[Outcome]
+) -> None:
+    summary = known.summary
+    words = ", ".join(f"{n} {state.value.lower()}" for state, n in _counts(found).items() if n)
+    title = f" {summary.name!r}" if summary.name else ""
+    age = readable_s(max(0.0, time.time() - summary.created_at))
+    out.line(
+        f"job {summary.job_id}{title}: {summary.kind} on {len(tracks)} instances, "
+        f"submitted {age} ago by {summary.submitter}"
+    )
+    out.line(f"{len(found)} tasks: {words}")
+    out.line("")
+    out.table(
+        ("INSTANCE", "SLOTS", "DONE", "FAILED", "RUNNING", "PENDING", "NOTE"),
+        [_instance_cells(track, found) for track in tracks],
+    )
+    failed = [o for o in found if o.state.ended and o.state is not TaskState.SUCCEEDED]
+    if failed:
+        out.line("")
+        out.table(
+            ("TASK", "SCRIPT", "INSTANCE", "HOW IT ENDED"),
+            [
+                (str(o.task), o.name, o.host.name, o.why or ending(o.status))
+                for o in failed[:MOST_FAILED]
+            ],
+        )
+        if len(failed) > MOST_FAILED:
+            out.line(f"and {len(failed) - MOST_FAILED} more (--json lists all)")
+    _show_slowest(out, found)
+
+
+def _show_slowest(out: Output, found: Sequence[Outcome]) -> None:
+    timed = [
+        (o.status.ended_at - o.status.started_at, o)
+        for o in found
+        if o.status.ended_at is not None and o.status.started_at is not None
+    ]
+    if len(timed) <= 1:
+        return
+    timed.sort(key=lambda pair: -pair[0])
+    out.line("")
+    out.table(
+        ("SLOWEST TASKS", "SCRIPT", "INSTANCE", "SECONDS"),
+        [(str(o.task), o.name, o.host.name, f"{took:.2f}") for took, o in timed[:SLOWEST]],
+    )
+
+
+def _instance_cells(track: Track, found: Sequence[Outcome]) -> Sequence[str]:
+    own = _counts([o for o in found if o.host.instance_id == track.host.instance_id])
+    bad = sum(own[s] for s in TaskState if s.ended and s is not TaskState.SUCCEEDED)
+    note = track.problem
+    if not note and track.log.detached_by == "setsid":
+        note = "screen is missing there; the runner is detached with setsid"
+    return (
+        track.host.name,
+        str(track.log.slots or "-"),
+        str(own[TaskState.SUCCEEDED]),
+        str(bad),
+        str(own[TaskState.RUNNING]),
+        str(own[TaskState.PENDING]),
+        note,
+    )
+
+
+@click.command()
+@cluster_option
+@instance_option
+@click.option("--task", type=click.IntRange(min=0), help="Only this task.")
+@job_argument
+@aws_options
+def cancel(
+    app: App, *, name: str, instance_ids: tuple[str, ...], task: int | None, job: str
+) -> int:
+    """End a job: its tasks get TERM, and KILL five seconds later; what waits will not start."""
+    fleet, known = known_job(app, name, job)
+    hosts = [host for host in known.manifest.hosts if host.instance_id in known.holders]
+    if instance_ids:
+        hosts = [h for h in hosts if h.instance_id in instance_ids or h.name in instance_ids]
+    if task is not None:
+        hosts = [host for host in hosts if task in host.tasks]
+    if not hosts:
+        raise NotFound(
+            f"job {known.summary.job_id} has no such task or instance",
+            f"pmr status {known.summary.job_id} -n {name}",
+        )
+    names = {host.instance_id: host.name for host in hosts}
+    missed, survivors = 0, 0
+    for reply in cancel_on(fleet, known.summary.job_id, list(names), task=task):
+        facts = reply.answer.facts if reply.answer else {}
+        left = int(facts.get("survivors", "0"))
+        survivors += left
+        why = reply.problem or facts.get("refused", "")
+        missed += bool(why)
+        if why or left:
+            text = f"not cancelled: {why}" if why else f"{left} processes would not end"
+            app.out.note(f"[{names[reply.instance_id]}] {text}")
+    what = f"task {task} of job" if task is not None else "job"
+    done = len(hosts) - missed
+    app.out.line(f"{what} {known.summary.job_id} cancelled on {done} of {len(hosts)} instances")
+    app.out.document(
+        {
+            "job": known.summary.job_id,
+            "task": task,
+            "cancelled_on": done,
+            "missed": missed,
+            "survivors": survivors,
+        }
+    )
+    return ExitCode.NOT_REACHED if missed or survivors else ExitCode.OK

@@ -1,0 +1,138 @@
+"""`pmr logs`: what tasks wrote, once or as they write it."""
+
+from __future__ import annotations
+
+import click
+
+from poormanray.cli.jobs import follower_for, job_argument, known_job, tracks_for
+from poormanray.cli.options import (
+    COUNT,
+    DURATION,
+    App,
+    aws_options,
+    cluster_option,
+    instance_option,
+)
+from poormanray.cli.watching import Watcher, outcome_row, watched
+from poormanray.errors import ExitCode, NotFound
+from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.follow import Follower
+from poormanray.jobs.listing import Known
+from poormanray.jobs.outcome import exit_code, outcomes
+from poormanray.jobs.tail import read_tail
+from poormanray.jobs.track import LogText, Track, Wanted
+
+
+def _chosen(known: Known, task: int | None, instance_ids: tuple[str, ...]) -> frozenset[int]:
+    hosts = [
+        host
+        for host in known.manifest.hosts
+        if not instance_ids or host.instance_id in instance_ids or host.name in instance_ids
+    ]
+    chosen = {number for host in hosts for number in host.tasks}
+    if task is not None:
+        chosen &= {task}
+    if not chosen:
+        raise NotFound(
+            f"job {known.summary.job_id} has no such task or instance",
+            f"pmr status {known.summary.job_id} lists them",
+        )
+    return frozenset(chosen)
+
+
+def _show_tail(
+    app: App, fleet: Fleet, known: Known, chosen: frozenset[int], lines: int, watcher: Watcher
+) -> list[Track]:
+    """Print the last lines of each log; return the tracks, from which following can go on."""
+
+    def follow(from_end_bytes: int) -> Follower:
+        wanted = Wanted(chosen.__contains__, live=False, from_end_bytes=from_end_bytes)
+        return follower_for(app, fleet, known, wanted)
+
+    tracks, tails = read_tail(follow, lines)
+    for host, key, data in tails:
+        watcher.show(LogText(host, key, data))
+    return tracks
+
+
+@click.command()
+@cluster_option
+@instance_option
+@click.option("--task", type=click.IntRange(min=0), help="Only this task.")
+@click.option("--tail", type=COUNT, metavar="LINES", help="Only the last lines of each log.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("--wait-timeout", type=DURATION, help="Stop following after this long.")
+@click.option(
+    "--no-prefix", is_flag=True, help="Show output as it is, without [name] before lines."
+)
+@job_argument
+@aws_options
+def logs(  # noqa: PLR0913 (one for each option)
+    app: App,
+    *,
+    name: str,
+    instance_ids: tuple[str, ...],
+    task: int | None,
+    tail: int | None,
+    follow: bool,
+    wait_timeout: float | None,
+    no_prefix: bool,
+    job: str,
+) -> int:
+    """Print what a job's tasks wrote; with -f go on until it has ended.
+
+    With -f the exit code tells what the job came to, as `run` and `map` do.
+    """
+    fleet, known = known_job(app, name, job)
+    chosen = _chosen(known, task, instance_ids)
+    watcher = Watcher(
+        app.out,
+        prefix=not no_prefix and len(chosen) > 1,
+        by_task=known.summary.kind == "map",
+        quiet=not follow,
+    )
+    tracks = tracks_for(fleet, known)
+    if tail is not None:
+        tracks = _show_tail(app, fleet, known, chosen, tail, watcher)
+        if not follow:
+            watcher.finish()
+            return ExitCode.OK
+    wanted = Wanted(
+        chosen.__contains__, live=follow, wake_on_events=follow and known.summary.kind == "map"
+    )
+    follower = Follower(
+        known.summary.job_id,
+        tracks,
+        wanted,
+        remote=fleet.remote,
+        clock=app.aws.clock,
+        states=fleet.states,
+        timeout_s=wait_timeout or 0.0,
+    )
+    again = f"pmr logs -f {known.summary.job_id} -n {name}"
+    code = watched(app.out, follower.run(), watcher, again)
+    if code is not None or not follow:
+        return ExitCode.OK if code is None else code
+    if follower.gave_up_waiting:
+        app.out.note(f"stopped following; the job goes on: {again}")
+        return ExitCode.NOT_REACHED
+    return _concluded(app, known, follower, chosen)
+
+
+def _concluded(app: App, known: Known, follower: Follower, chosen: frozenset[int]) -> int:
+    found = [
+        outcome
+        for outcome in outcomes(follower.tracks.values(), known.manifest.task_names)
+        if outcome.task in chosen
+    ]
+    alone = known.summary.kind == "run" and len(follower.tracks) == 1
+    code = exit_code(found, own_code=alone)
+    app.out.event(
+        {
+            "event": "summary",
+            "job": known.summary.job_id,
+            "exit_code": code,
+            "tasks": [outcome_row(outcome) for outcome in found],
+        }
+    )
+    return code

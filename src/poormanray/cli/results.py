@@ -1,0 +1,75 @@
+"""`pmr results`: every log of a job, and a job log, in a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from poormanray.cli.jobs import follower_for, job_argument, known_job
+from poormanray.cli.options import App, aws_options, cluster_option
+from poormanray.cli.watching import Watcher, outcome_row, readable_bytes, watched
+from poormanray.errors import ExitCode, UsageProblem
+from poormanray.jobs.outcome import outcomes
+from poormanray.jobs.results import Collection, joblog
+from poormanray.jobs.track import Happening, Wanted
+
+
+def _folder(word: str) -> Path:
+    folder = Path(word)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageProblem(
+            f"cannot make the folder {word}: {error.strerror}", "choose another with -o"
+        ) from error
+    return folder
+
+
+def _saved(happenings: Iterator[Happening], folder: Path) -> Iterator[Happening]:
+    try:
+        yield from happenings
+    except OSError as error:
+        raise UsageProblem(
+            f"cannot write into {folder}: {error.strerror}", "make room there, or choose another"
+        ) from error
+
+
+@click.command()
+@cluster_option
+@click.option("-o", "--output", required=True, metavar="DIR", help="Folder for the results.")
+@job_argument
+@aws_options
+def results(app: App, *, name: str, output: str, job: str) -> int:
+    """Collect every log of a job as <task>.log, and joblog.tsv in GNU parallel's columns."""
+    folder = _folder(output)
+    fleet, known = known_job(app, name, job)
+    follower = follower_for(app, fleet, known, Wanted(lambda _task: True, live=False))
+    collection = Collection(folder)
+    watcher = Watcher(app.out, quiet=True)
+    again = f"pmr results {known.summary.job_id} -n {name} -o {output}"
+    code = watched(app.out, _saved(collection.collect(follower), folder), watcher, again)
+    if code is not None:
+        return code
+    found = outcomes(follower.tracks.values(), known.manifest.task_names)
+    (folder / "joblog.tsv").write_text(joblog(found, collection.sizes), encoding="utf-8")
+    missing = [outcome for outcome in found if not outcome.state.ended]
+    unread = [track for track in follower.tracks.values() if track.problem]
+    total = sum(collection.sizes.values())
+    app.out.line(
+        f"{len(collection.sizes)} logs, {readable_bytes(total)}, and joblog.tsv in {output}"
+    )
+    if missing:
+        app.out.note(f"{len(missing)} tasks have not ended yet; type it again later")
+    app.out.event(
+        {
+            "event": "summary",
+            "job": known.summary.job_id,
+            "folder": folder,
+            "logs": len(collection.sizes),
+            "bytes": total,
+            "tasks": [outcome_row(outcome) for outcome in found],
+        }
+    )
+    return ExitCode.NOT_REACHED if unread else ExitCode.OK

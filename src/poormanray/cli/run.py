@@ -1,0 +1,115 @@
+"""`pmr run`: one command or script on every instance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from poormanray.cli.options import (
+    App,
+    aws_options,
+    cluster_option,
+    detach_option,
+    instance_option,
+    ssh_key_option,
+)
+from poormanray.cli.watching import Watcher
+from poormanray.cli.working import (
+    Manner,
+    Submission,
+    environment,
+    helper_files,
+    job_options,
+    parallelism_option,
+    read_file,
+)
+from poormanray.errors import UsageProblem
+from poormanray.jobs.submit import Work
+from poormanray.jobs.track import Wanted
+from poormanray.model import Selection
+from poormanray.shell import as_program, command_script, words_script
+
+
+def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> tuple[str, bytes]:
+    given = [word for word in (command, script, words) if word]
+    if len(given) != 1:
+        raise UsageProblem(
+            "say what to run, in exactly one way: -c 'COMMAND', -s FILE, or -- COMMAND ARG…",
+            "pmr run --help",
+        )
+    if command:
+        return "command", command_script(command)
+    if script:
+        path = Path(script)
+        if not path.is_file():
+            raise UsageProblem(f"-s: there is no file {script}", "check the path")
+        return path.name, as_program(read_file(path))
+    return words[0], words_script(words)
+
+
+@click.command()
+@cluster_option
+@instance_option
+@click.option("-c", "--command", help="Command line, run by bash.")
+@click.option("-s", "--script", metavar="FILE", help="Any executable: a script or a binary.")
+@parallelism_option
+@detach_option
+@job_options
+@click.option(
+    "--no-prefix", is_flag=True, help="Show output as it is, without [name] before lines."
+)
+@ssh_key_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@aws_options
+def run(  # noqa: PLR0913 (one for each option)
+    app: App,
+    *,
+    name: str,
+    instance_ids: tuple[str, ...],
+    command: str | None,
+    script: str | None,
+    parallelism: int | None,
+    detach: bool,
+    user: str,
+    timeout: float | None,
+    deliver_timeout: float,
+    wait_timeout: float | None,
+    env: tuple[tuple[str, str], ...],
+    files: tuple[str, ...],
+    job_name: str,
+    job_id: str,
+    no_prefix: bool,
+    words: tuple[str, ...],
+) -> int:
+    """Run one command or script on every instance, and show what it writes.
+
+    On one instance the exit code is the command's own; on several it is 0 only if it was 0 on
+    all of them.
+    """
+    if detach and parallelism:
+        raise UsageProblem(
+            "-j needs somebody who watches, and -d does not watch", "leave out one of -d and -j"
+        )
+    work = Work(
+        "run",
+        (_script(command, script, words),),
+        every_host=True,
+        name=job_name,
+        timeout_s=timeout or 0.0,
+        user=user,
+        env=environment(env),
+        helper_files=helper_files(files),
+    )
+    manner = Manner(detach, parallelism or 0, int(deliver_timeout), wait_timeout or 0.0, job_id)
+    submission = Submission(app, work, Selection(name, instance_ids), manner)
+    wanted = Wanted(logs=None if detach else lambda _task: True)
+    follower = submission.follower(wanted)
+    watcher = Watcher(app.out, prefix=not no_prefix)
+    code = submission.watch(follower, watcher)
+    if code is not None:
+        return code
+    if detach:
+        return submission.detached(follower)
+    alone = len(submission.job.hosts) == 1
+    return submission.conclude(follower, own_code=alone, left_out=len(submission.fleet.left_out))

@@ -1,0 +1,213 @@
+"""Showing a job while it is followed: lines with prefixes, or events as JSON Lines."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from poormanray.cli.output import harmless
+from poormanray.errors import ExitCode
+from poormanray.jobs.track import Backlog, Happening, HostProblem, LogGap, LogText, TaskChanged
+from poormanray.ledger import REASONS, TaskState, TaskStatus
+
+if TYPE_CHECKING:
+    from poormanray.cli.output import Output
+    from poormanray.jobs.outcome import Outcome
+
+# A line without an end is shown in pieces of this size.
+LONGEST_LINE = 1 << 20
+MIB = 1 << 20
+
+
+def iso(epoch_s: float | None) -> str | None:
+    """Return a time as ISO 8601 UTC."""
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def readable_bytes(count: int) -> str:
+    """Return an amount of data in words."""
+    return f"{count / MIB:.1f} MiB" if count >= MIB else f"{count / 1024:.1f} KiB"
+
+
+def readable_s(seconds: float) -> str:
+    """Return a time span in words."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Prints what a follower yields.
+
+    `prefix` puts `[name]` before every line; `by_task` makes that `[name task]`. `quiet` says
+    nothing of tasks that end (they are counted by somebody else).
+    """
+
+    out: Output
+    prefix: bool = True
+    by_task: bool = False
+    quiet: bool = False
+    names: Mapping[int, str] = field(default_factory=dict)
+    partial: dict[tuple[str, str], bytearray] = field(default_factory=dict)
+
+    def show(self, happening: Happening) -> None:
+        """Print one thing that happened."""
+        match happening:
+            case LogText():
+                self._text(happening)
+            case LogGap():
+                self._gap(happening)
+            case TaskChanged():
+                self._task(happening)
+            case HostProblem():
+                self.out.note(f"[{happening.host.name}] {happening.why}")
+                self.out.event(
+                    {
+                        "event": "instance_problem",
+                        "instance": happening.host.instance_id,
+                        "name": happening.host.name,
+                        "why": happening.why,
+                    }
+                )
+            case Backlog():
+                self.out.note(
+                    f"{readable_bytes(happening.size_bytes)} of logs to read: "
+                    f"about {readable_s(happening.seconds)}"
+                )
+
+    def finish(self) -> None:
+        """Print what is left of lines that never ended."""
+        for (name, key), held in self.partial.items():
+            if held:
+                self._line(name, key, bytes(held))
+        self.partial.clear()
+
+    def _text(self, text: LogText) -> None:
+        if self.out.json:
+            self.out.event(_output_event(text))
+            return
+        if not self.prefix:
+            if self.out.is_terminal:
+                shown = harmless(text.data.decode("utf-8", "replace"))
+                self.out.raw(shown.encode("utf-8", "replace"))
+            else:
+                self.out.raw(text.data)
+            return
+        place = (text.host.name, text.key)
+        held = self.partial.setdefault(place, bytearray())
+        held += text.data
+        *lines, rest = bytes(held).split(b"\n")
+        while len(rest) > LONGEST_LINE:
+            lines.append(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        self.partial[place] = bytearray(rest)
+        for line in lines:
+            self._line(*place, line)
+
+    def _line(self, name: str, key: str, line: bytes) -> None:
+        label = f"{name} {key.partition('.')[0]}" if self.by_task else name
+        if self.out.is_terminal:
+            line = harmless(line.decode("utf-8", "replace")).encode()
+        self.out.raw(f"[{label}] ".encode() + line + b"\n")
+
+    def _gap(self, gap: LogGap) -> None:
+        size = f"{readable_bytes(gap.missing_bytes)} of its output are missing: "
+        told = (size if gap.missing_bytes else "") + gap.why
+        self.out.note(f"[{gap.host.name}] task {gap.key.partition('.')[0]}: {told}")
+        self.out.event(
+            {
+                "event": "output_gap",
+                "instance": gap.host.instance_id,
+                "task": int(gap.key.partition(".")[0]),
+                "missing_bytes": gap.missing_bytes,
+                "why": gap.why,
+            }
+        )
+
+    def _task(self, change: TaskChanged) -> None:
+        status = change.status
+        self.out.event(
+            {
+                "event": "task",
+                "task": status.task,
+                "attempt": status.attempt,
+                "instance": change.host.instance_id,
+                "name": change.host.name,
+                "state": status.state,
+                "exit_code": status.exit_code,
+                "started_at": iso(status.started_at),
+                "ended_at": iso(status.ended_at),
+            }
+        )
+        if self.quiet or not status.state.ended or status.state is TaskState.SUCCEEDED:
+            return
+        self.out.note(f"[{change.host.name}] task {status.task} {ending(status)}")
+
+
+def ending(status: TaskStatus) -> str:
+    """Return how a task ended, in words."""
+    if status.state is TaskState.SUCCEEDED:
+        return "succeeded"
+    if status.state is TaskState.FAILED:
+        signal = f" (signal {status.signal})" if status.signal else ""
+        return f"failed with exit code {status.exit_code}{signal}"
+    return f"{status.state.value}: {REASONS.get(status.reason, status.reason)}".rstrip(": ")
+
+
+def _output_event(text: LogText) -> dict[str, object]:
+    event: dict[str, object] = {
+        "event": "output",
+        "instance": text.host.instance_id,
+        "name": text.host.name,
+        "task": int(text.key.partition(".")[0]),
+    }
+    try:
+        event["text"] = text.data.decode("utf-8")
+    except UnicodeDecodeError:
+        event["base64"] = base64.b64encode(text.data).decode("ascii")
+    return event
+
+
+def outcome_row(outcome: Outcome) -> dict[str, object]:
+    """Return an outcome as JSON knows it: durations in seconds, times in ISO 8601 UTC."""
+    status = outcome.status
+    took = None
+    if status.started_at is not None and status.ended_at is not None:
+        took = round(status.ended_at - status.started_at, 3)
+    return {
+        "task": outcome.task,
+        "task_name": outcome.name,
+        "attempt": status.attempt,
+        "instance": outcome.host.instance_id,
+        "name": outcome.host.name,
+        "state": status.state,
+        "exit_code": status.exit_code,
+        "reason": outcome.why,
+        "started_at": iso(status.started_at),
+        "ended_at": iso(status.ended_at),
+        "duration_s": took,
+    }
+
+
+def watched(
+    out: Output, happenings: Iterator[Happening], watcher: Watcher, again: str
+) -> ExitCode | None:
+    """Show everything that happens; on Ctrl-C say how to go on, and return INTERRUPTED."""
+    try:
+        for happening in happenings:
+            watcher.show(happening)
+    except KeyboardInterrupt:
+        watcher.finish()
+        out.note("interrupted: the job goes on; to watch it again:")
+        out.note(f"  {again}")
+        return ExitCode.INTERRUPTED
+    watcher.finish()
+    return None

@@ -1,0 +1,316 @@
+"""What `run` and `map` share: their options, and the road from work to its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from poormanray.cli.options import COUNT, DURATION, KEY_VALUE
+from poormanray.cli.watching import Watcher, outcome_row, readable_bytes, watched
+from poormanray.errors import ExitCode, NotFound, UsageProblem
+from poormanray.jobs.fleet import Fleet, muster
+from poormanray.jobs.follow import Follower
+from poormanray.jobs.listing import load
+from poormanray.jobs.outcome import Outcome, exit_code, outcomes
+from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
+from poormanray.jobs.track import Track, Wanted
+from poormanray.ledger import HelperFile, Job, TaskState, ended_counts, is_job_id
+from poormanray.model import Instance, Selection
+
+if TYPE_CHECKING:
+    from poormanray.cli.options import App
+
+Decorated = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a job is submitted and watched, as the words of the command line say."""
+
+    detach: bool = False
+    parallelism: int = 0
+    deliver_timeout_s: int = 120
+    wait_timeout_s: float = 0.0
+    job_id: str = ""
+
+
+def job_options(command: Decorated) -> Decorated:
+    """Add the options that every command which makes a job has."""
+    for option in reversed(
+        (
+            click.option(
+                "-u",
+                "--instance-username",
+                "user",
+                default="",
+                help="Run as this user (default: ec2-user, else the image's own).",
+            ),
+            click.option("-T", "--timeout", type=DURATION, help="End a task after this long."),
+            click.option(
+                "--deliver-timeout",
+                type=DURATION,
+                default=120.0,
+                metavar="DURATION",
+                help="Give up on an instance that does not pick the job up (2m).",
+            ),
+            click.option(
+                "--wait-timeout",
+                type=DURATION,
+                help="Stop watching after this long; the job goes on.",
+            ),
+            click.option(
+                "--env",
+                "env",
+                multiple=True,
+                type=KEY_VALUE,
+                help="Variable for the tasks; public: SSM keeps it for 30 days.",
+            ),
+            click.option(
+                "--files",
+                "files",
+                multiple=True,
+                metavar="PATH",
+                help="File or folder to put into each task's folder; repeatable.",
+            ),
+            click.option("--job-name", default="", help="A name for the job."),
+            click.option(
+                "--job-id",
+                default="",
+                metavar="ID",
+                help="Submit again what was cut off; nothing starts twice.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def parallelism_option(command: Decorated) -> Decorated:
+    """Add `-j/--parallelism`: how many instances at a time."""
+    return click.option(
+        "-j", "--parallelism", type=COUNT, default=None, help="Instances at a time (default: all)."
+    )(command)
+
+
+def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
+    """Read the files and folders of `--files`.
+
+    Raises:
+        UsageProblem: one cannot be read, or two would lie in the same place.
+    """
+    found: dict[str, HelperFile] = {}
+    for word in paths:
+        top = Path(word)
+        if not top.exists():
+            raise UsageProblem(f"--files: there is no {word}", "check the path")
+        inner = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]
+        for path in inner:
+            name = str(
+                path.relative_to(top.resolve().parent if top.is_dir() else top.parent)
+                if top.is_absolute() or not top.is_dir()
+                else Path(top.resolve().name) / path.relative_to(top)
+            )
+            if name in found:
+                raise UsageProblem(f"--files: two files would be {name}", "rename one of them")
+            found[name] = HelperFile(name, read_file(path), path.stat().st_mode & 0o755)
+    return tuple(found.values())
+
+
+def read_file(path: Path) -> bytes:
+    """Read a local file.
+
+    Raises:
+        UsageProblem: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageProblem(f"cannot read {path}: {error.strerror}", "check the path") from error
+
+
+def environment(pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+    """Return `--env` as a mapping; names that are ours cannot be set.
+
+    Raises:
+        UsageProblem: a name begins with PMR_.
+    """
+    for key, _ in pairs:
+        if key.startswith("PMR_"):
+            raise UsageProblem(f"--env {key}: names with PMR_ are poormanray's own", "rename it")
+    return dict(pairs)
+
+
+class Submission:
+    """One job on its way: submitted, followed, and summed up."""
+
+    def __init__(self, app: App, work: Work, selection: Selection, manner: Manner) -> None:
+        if manner.job_id and not is_job_id(manner.job_id):
+            raise UsageProblem(
+                f"{manner.job_id!r} is not a job id", f"pmr jobs -n {selection.cluster} lists them"
+            )
+        self.app = app
+        self.manner = manner
+        self.fleet = muster(app.aws, selection, on_left_out=self._left_out)
+        job = plan(
+            work,
+            self.fleet.ready,
+            cluster=selection.cluster,
+            region=app.aws.region,
+            job_id=manner.job_id,
+        )
+        self.job = _resumed(self.fleet, job) if manner.job_id else job
+        self.problems = {
+            host.instance_id: why
+            for host in self.job.hosts
+            if (why := self.fleet.problem_of(host.instance_id))
+        }
+        self.again = (
+            f"pmr{' --local' if app.local else ''} logs -f {self.job.job_id} -n {selection.cluster}"
+        )
+
+    def _left_out(self, instance: Instance, why: str) -> None:
+        self.app.out.note(f"[{instance.name}] left out: {why}")
+        self.app.out.event(
+            {
+                "event": "left_out",
+                "instance": instance.instance_id,
+                "name": instance.name,
+                "why": why,
+            }
+        )
+
+    def follower(self, wanted: Wanted) -> Follower:
+        """Make the job ready to start, sending large content ahead, and return its follower."""
+        # The id is known before anything is sent: whoever is cut off can come back with it.
+        parcel = pack(self.job)
+        self._announce(parcel)
+        parcel = self._upload(parcel)
+        manner = self.manner
+        tracks = [
+            Track(host, started=False, problem=self.problems.get(host.instance_id, ""))
+            for host in self.job.hosts
+        ]
+        return Follower(
+            self.job.job_id,
+            tracks,
+            replace(wanted, live=not manner.detach),
+            remote=self.fleet.remote,
+            clock=self.app.aws.clock,
+            states=self.fleet.states,
+            start=lambda: parcel.order(manner.deliver_timeout_s),
+            parallelism=manner.parallelism,
+            timeout_s=manner.wait_timeout_s,
+        )
+
+    def _announce(self, parcel: Parcel) -> None:
+        job, out = self.job, self.app.out
+        tasks = f", {len(job.task_names)} tasks" if job.kind == "map" else ""
+        way = f", {len(parcel.parts)} sends of content first" if parcel.parts else ""
+        out.note(
+            f"job {job.job_id}: {len(job.hosts)} instances{tasks}, "
+            f"{readable_bytes(len(parcel.data))} to send{way}"
+        )
+        out.event(
+            {
+                "event": "submitted",
+                "job": job.job_id,
+                "kind": job.kind,
+                "cluster": job.cluster,
+                "instances": len(job.hosts),
+                "tasks": len(job.task_names),
+            }
+        )
+
+    def _upload(self, parcel: Parcel) -> Parcel:
+        out = self.app.out
+        if not parcel.parts:
+            return parcel
+        failed = upload(
+            self.fleet,
+            parcel,
+            on_part=lambda done, count: out.progress(f"content: {done} of {count} sends"),
+            deliver_timeout_s=self.manner.deliver_timeout_s,
+        )
+        out.progress("")
+        if failed and not self.manner.job_id:
+            # Nothing is committed yet: the others take over what those would have run.
+            for instance_id, why in failed.items():
+                out.note(f"[{instance_id}] left out: {why}")
+            self.job = without(self.job, failed)
+            return self._upload(pack(self.job))
+        self.problems.update(failed)
+        return parcel
+
+    def watch(self, follower: Follower, watcher: Watcher) -> ExitCode | None:
+        """Show the job until it ends; return a code if it was not seen to its end."""
+        code = watched(self.app.out, follower.run(), watcher, self.again)
+        if code is None and follower.gave_up_waiting:
+            self.app.out.note(f"stopped watching; the job goes on: {self.again}")
+            return ExitCode.NOT_REACHED
+        return code
+
+    def conclude(self, follower: Follower, *, own_code: bool, left_out: int = 0) -> int:
+        """Sum the job up: what failed, in words and JSON, and the exit code."""
+        names = dict(enumerate(self.job.task_names))
+        found = outcomes(follower.tracks.values(), names)
+        code = exit_code(found, left_out=left_out, own_code=own_code)
+        counts = ended_counts(outcome.status for outcome in found)
+        self.app.out.event(summary_event(self.job.job_id, found, code, own_code=own_code))
+        words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+        if code or self.job.kind == "map":
+            self.app.out.note(f"job {self.job.job_id}: {words}")
+        return code
+
+    def detached(self, follower: Follower) -> int:
+        """Sum up a job that was only started."""
+        problems = [track for track in follower.tracks.values() if track.problem]
+        out = self.app.out
+        out.event(
+            {
+                "event": "summary",
+                "job": self.job.job_id,
+                "detached": True,
+                "started": len(follower.tracks) - len(problems),
+                "not_started": len(problems),
+            }
+        )
+        out.line(self.job.job_id)
+        out.note(f"detached; to watch it: {self.again}")
+        return ExitCode.NOT_REACHED if problems else ExitCode.OK
+
+
+def summary_event(
+    job_id: str, found: Sequence[Outcome], code: int, *, own_code: bool
+) -> dict[str, object]:
+    """Return the last line of a job's JSON; `code_of` says whose exit code it is."""
+    of_task = own_code and len(found) == 1 and found[0].state is TaskState.FAILED
+    return {
+        "event": "summary",
+        "job": job_id,
+        "exit_code": code,
+        "code_of": "task" if of_task else "pmr",
+        "counts": {
+            state.value: count for state, count in ended_counts(o.status for o in found).items()
+        },
+        "tasks": [outcome_row(outcome) for outcome in found],
+    }
+
+
+def _resumed(fleet: Fleet, job: Job) -> Job:
+    """Return the job as its ledgers know it, if any does: who runs what was decided then."""
+    from poormanray.ledger import content_digest
+
+    try:
+        known = load(fleet, job.job_id)
+    except NotFound:
+        return job
+    if known.summary.digest != content_digest(job):
+        raise UsageProblem(
+            f"job {job.job_id} was submitted with other content",
+            "leave out --job-id to submit this as a job of its own",
+        )
+    return replace(job, hosts=known.manifest.hosts)

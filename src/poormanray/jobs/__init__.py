@@ -1,0 +1,1 @@
+"""What work can do: submit, follow, list, cancel, and collect its results."""

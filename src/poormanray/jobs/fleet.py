@@ -1,0 +1,72 @@
+"""The instances that a command about jobs can speak to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from poormanray import cluster
+from poormanray.errors import NotReached
+from poormanray.model import Instance, InstanceState, Selection
+from poormanray.remote import Remote
+
+if TYPE_CHECKING:
+    from poormanray.aws.session import Aws
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A cluster's instances: those that can answer now, and why the others cannot."""
+
+    aws: Aws
+    remote: Remote
+    cluster: str
+    ready: tuple[Instance, ...]
+    left_out: tuple[tuple[Instance, str], ...]
+
+    @property
+    def ready_ids(self) -> list[str]:
+        """Return the ids of the instances that can answer."""
+        return [instance.instance_id for instance in self.ready]
+
+    def states(self, instance_ids: Sequence[str]) -> dict[str, tuple[InstanceState, str]]:
+        """Ask EC2 whether instances still exist: their state, and why they left it."""
+        wanted = set(instance_ids)
+        return {
+            one.instance_id: (one.state, one.state_reason)
+            for one in self.aws.ec2().instances(self.cluster)
+            if one.instance_id in wanted
+        }
+
+    def problem_of(self, instance_id: str) -> str:
+        """Return why an instance was left out, "gone" if it is not in the cluster any more."""
+        for instance, why in self.left_out:
+            if instance.instance_id == instance_id:
+                return why
+        return "" if instance_id in self.ready_ids else "it is gone (terminated)"
+
+
+def muster(
+    aws: Aws, selection: Selection, *, on_left_out: Callable[[Instance, str], None] | None = None
+) -> Fleet:
+    """Find the instances of a selection and see who can answer.
+
+    Raises:
+        NotFound: no such cluster or instance.
+        NotReached: not one of them can answer; the message says why.
+    """
+    instances = cluster.find(aws, selection)
+    seen = cluster.reachable(aws, instances)
+    if not seen.ready:
+        first, why = seen.left_out[0]
+        raise NotReached(
+            f"no instance of {selection.cluster} can take work: {first.name} is not ready: {why}"
+            + (f" (and {len(seen.left_out) - 1} more)" if len(seen.left_out) > 1 else ""),
+            f"pmr wait -n {selection.cluster} waits until they can; "
+            f"pmr list -n {selection.cluster} shows their states",
+        )
+    if on_left_out:
+        for instance, why in seen.left_out:
+            on_left_out(instance, why)
+    return Fleet(aws, Remote(aws.ssm(), aws.clock), selection.cluster, seen.ready, seen.left_out)

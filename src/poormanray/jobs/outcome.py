@@ -1,0 +1,66 @@
+"""What a job came to: one outcome for each task, and the exit code of it all. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from poormanray.errors import ExitCode
+from poormanray.jobs.track import Track
+from poormanray.ledger import REASONS, Host, Manifest, TaskState, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one task; `why` explains anything but a plain end."""
+
+    task: int
+    name: str
+    host: Host
+    status: TaskStatus
+    why: str = ""
+
+    @property
+    def state(self) -> TaskState:
+        """Return the task's state."""
+        return self.status.state
+
+
+def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]:
+    """Return every task's outcome, by task.
+
+    A task that was not seen to end on an instance that is lost is LOST, whatever came before.
+    """
+    found = []
+    for track in tracks:
+        for task in track.host.tasks:
+            status = track.status(task)
+            why = REASONS.get(status.reason, status.reason)
+            if track.problem and not status.state.ended:
+                status, why = replace(status, state=TaskState.LOST), track.problem
+            found.append(Outcome(task, names.get(task, str(task)), track.host, status, why))
+    return sorted(found, key=lambda outcome: outcome.task)
+
+
+def exit_code(found: Sequence[Outcome], *, left_out: int = 0, own_code: bool = False) -> int:
+    """Return the exit code for a job's outcomes.
+
+    `own_code`: a `run` on one instance passes the task's own code on. What was lost or never
+    reached weighs more than what failed: nobody knows what it would have come to.
+    """
+    states = {outcome.state for outcome in found}
+    if own_code and len(found) == 1 and not left_out:
+        (only,) = found
+        if only.state is TaskState.FAILED and only.status.exit_code is not None:
+            return only.status.exit_code
+    if left_out or TaskState.LOST in states:
+        return ExitCode.NOT_REACHED
+    failures = states - {TaskState.SUCCEEDED, TaskState.PENDING, TaskState.RUNNING}
+    if failures == {TaskState.TIMEOUT}:
+        return ExitCode.TIMED_OUT
+    return ExitCode.WORK_FAILED if failures else ExitCode.OK
+
+
+def tracks_of(manifest: Manifest, problem_of: Mapping[str, str]) -> list[Track]:
+    """Return tracks for a job that was started before; `problem_of` says who cannot answer."""
+    return [Track(host, problem=problem_of.get(host.instance_id, "")) for host in manifest.hosts]

@@ -1,0 +1,97 @@
+"""Collecting what a job's tasks wrote: one log file for each task, and a job log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from poormanray.jobs.follow import Follower
+from poormanray.jobs.outcome import Outcome
+from poormanray.jobs.track import Happening, LogGap, LogText
+from poormanray.ledger import TaskState
+
+# The columns of GNU parallel's --joblog.
+JOBLOG_COLUMNS = (
+    "Seq",
+    "Host",
+    "Starttime",
+    "JobRuntime",
+    "Send",
+    "Receive",
+    "Exitval",
+    "Signal",
+    "Command",
+)
+# GNU parallel reads unsigned numbers only: what is LOST has this for an exit code.
+LOST_EXITVAL = 255
+
+
+@dataclass(slots=True)
+class Collection:
+    """Where results go, and how many bytes of each task's log are there."""
+
+    folder: Path
+    sizes: dict[int, int] = field(default_factory=dict)
+    gaps: list[LogGap] = field(default_factory=list)
+
+    def path(self, key: str) -> Path:
+        """Return the file for an attempt's log: `<task>.log`, `<task>.<attempt>.log` after it."""
+        task, _, attempt = key.partition(".")
+        return self.folder / (f"{task}.log" if attempt == "1" else f"{task}.{attempt}.log")
+
+    def collect(self, follower: Follower) -> Iterator[Happening]:
+        """Write logs as they arrive; yield everything else that happens."""
+        begun: set[str] = set()
+        for happening in follower.run():
+            if isinstance(happening, LogText):
+                self._write(happening, first=happening.key not in begun)
+                begun.add(happening.key)
+                continue
+            if isinstance(happening, LogGap):
+                self.gaps.append(happening)
+            yield happening
+        for track in follower.tracks.values():
+            for key in track.cursors.keys() - begun:
+                self.path(key).write_bytes(b"")
+
+    def _write(self, text: LogText, *, first: bool) -> None:
+        task = int(text.key.partition(".")[0])
+        if first:
+            self.sizes[task] = 0
+        with self.path(text.key).open("wb" if first else "ab") as file:
+            file.write(text.data)
+        self.sizes[task] += len(text.data)
+
+
+def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
+    """Return the job log of the tasks that have ended, in GNU parallel's columns."""
+    lines = ["\t".join(JOBLOG_COLUMNS)]
+    for outcome in found:
+        status = outcome.status
+        if not status.state.ended:
+            continue
+        began = status.started_at or 0.0
+        took = (status.ended_at or began) - began
+        code = status.exit_code
+        if code is None:
+            code = 0 if status.state is TaskState.SUCCEEDED else LOST_EXITVAL
+        if status.state is not TaskState.SUCCEEDED and code == 0:
+            code = LOST_EXITVAL
+        signal = status.signal
+        lines.append(
+            "\t".join(
+                (
+                    str(outcome.task + 1),
+                    outcome.host.name,
+                    f"{began:.3f}",
+                    f"{took:10.3f}",
+                    "0",
+                    str(sizes.get(outcome.task, 0)),
+                    str(0 if signal else code),
+                    str(signal),
+                    " ".join(outcome.name.split()) or "-",
+                )
+            )
+        )
+    return "\n".join(lines) + "\n"

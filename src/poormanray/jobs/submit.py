@@ -1,0 +1,210 @@
+"""Submitting a job: its plan, its bundle, and the order that starts it."""
+
+from __future__ import annotations
+
+import getpass
+import gzip
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from poormanray.errors import NotReached, UsageProblem
+from poormanray.jobs.fleet import Fleet
+from poormanray.ledger import HelperFile, Host, Job, encode_sections, new_job_id
+from poormanray.model import Instance
+from poormanray.remote import Order
+from poormanray.schedule import spread
+from poormanray.shell import SEND_LIMIT_CHARS, Bundle, Call, render
+
+# Bytes of a part that one send carries beside the shell library, base64-encoded.
+PART_BYTES = 22_000
+PARTS_TOGETHER = 3
+MOST_TRIES = 3
+# What a job may come to, compressed, without a bucket: more than this is hours of sends.
+MOST_BUNDLE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a user wants done: scripts with their names, and how to run them.
+
+    `every_host` gives each instance the one script (`run`); else scripts are spread (`map`).
+    """
+
+    kind: str
+    scripts: tuple[tuple[str, bytes], ...]
+    every_host: bool = False
+    name: str = ""
+    slots: str = "1"
+    timeout_s: float = 0.0
+    user: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    helper_files: tuple[HelperFile, ...] = ()
+
+
+def submitter() -> str:
+    """Return who submits: the user's name and the machine's."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def plan(
+    work: Work, instances: Sequence[Instance], *, cluster: str, region: str, job_id: str = ""
+) -> Job:
+    """Decide who runs what."""
+    count = len(instances) if work.every_host else len(work.scripts)
+    shares = spread(count, min(len(instances), count) or 1)
+    hosts = tuple(
+        Host(instance.host_index, instance.instance_id, instance.name, tuple(tasks))
+        for instance, tasks in zip(instances, shares, strict=False)
+    )
+    if work.every_host:
+        names = tuple(host.name for host in hosts)
+        script_of = (0,) * count
+    else:
+        names = tuple(name for name, _ in work.scripts)
+        script_of = tuple(range(count))
+    return Job(
+        job_id=job_id or new_job_id(),
+        kind=work.kind,
+        cluster=cluster,
+        region=region,
+        hosts=hosts,
+        task_names=names,
+        script_of=script_of,
+        scripts=tuple(script for _, script in work.scripts),
+        name=work.name,
+        submitter=submitter(),
+        slots=work.slots,
+        timeout_s=work.timeout_s,
+        user=work.user,
+        env=work.env,
+        helper_files=work.helper_files,
+        created_at=int(time.time()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A job made ready to send: inline in the start, or as parts that go before it."""
+
+    job: Job
+    data: bytes
+    start: Bundle
+    parts: tuple[Bundle, ...] = ()
+
+    def order(self, deliver_timeout_s: int) -> Order:
+        """Return the order that starts the job; the follower fills in rows and window."""
+        call = Call("start", (self.job.job_id,), 0, bundle=self.start)
+        return Order(
+            call,
+            {},
+            comment=f"pmr {self.job.kind} {self.job.job_id} {self.job.name}".strip(),
+            deliver_timeout_s=deliver_timeout_s,
+        )
+
+
+def pack(job: Job) -> Parcel:
+    """Compress a job, and cut it into parts if one send cannot carry it.
+
+    Raises:
+        UsageProblem: it is too large to travel without a bucket.
+    """
+    sections = encode_sections(job)
+    data = gzip.compress(b"".join(part for _, part in sections), 9, mtime=0)
+    sizes = tuple((name, len(part)) for name, part in sections)
+    digest = hashlib.sha256(data).hexdigest()
+    inline = Bundle(data, digest, sizes)
+    if len(data) <= PART_BYTES * 2:
+        rows = {f"i-{number:017x}": "0 00 0 0000 0000.1:0" for number in range(50)}
+        if len(render(Call("start", (job.job_id,), 0, rows, inline))) <= SEND_LIMIT_CHARS:
+            return Parcel(job, data, inline)
+    if len(data) > MOST_BUNDLE_BYTES:
+        raise UsageProblem(
+            f"the job is {len(data) >> 20} MB compressed; at most {MOST_BUNDLE_BYTES >> 20} MB "
+            "can travel through SSM",
+            "put large inputs where the instances can read them, and map over their names",
+        )
+    slices = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+    parts = tuple(Bundle(part, hashlib.sha256(part).hexdigest()) for part in slices)
+    return Parcel(job, data, Bundle(b"", digest, sizes, len(parts)), parts)
+
+
+def upload(
+    fleet: Fleet, parcel: Parcel, *, on_part: Callable[[int, int], None], deliver_timeout_s: int
+) -> dict[str, str]:
+    """Send the parts of a large job to its instances; return why some did not get them all.
+
+    `on_part` is told how many of how many parts are there. Sending a part again is harmless.
+    """
+    problems: dict[str, str] = {}
+    ids = [host.instance_id for host in parcel.job.hosts]
+    for at in range(0, len(parcel.parts), PARTS_TOGETHER):
+        numbers = list(range(at, min(at + PARTS_TOGETHER, len(parcel.parts))))
+        todo = {number: [key for key in ids if key not in problems] for number in numbers}
+        for _ in range(MOST_TRIES):
+            todo = _put(fleet, parcel, todo, problems, deliver_timeout_s)
+            if not todo:
+                break
+        for missing in todo.values():
+            for key in missing:
+                problems.setdefault(key, "the job's parts did not arrive")
+        on_part(numbers[-1] + 1, len(parcel.parts))
+    return problems
+
+
+def _put(
+    fleet: Fleet,
+    parcel: Parcel,
+    todo: Mapping[int, list[str]],
+    problems: dict[str, str],
+    deliver_timeout_s: int,
+) -> dict[int, list[str]]:
+    """Send some parts side by side; return what is still missing where."""
+    orders = [
+        (
+            Order(
+                Call("put", (parcel.job.job_id, str(number)), 0, bundle=parcel.parts[number]),
+                {},
+                comment=f"pmr put {parcel.job.job_id} {number}",
+                deliver_timeout_s=deliver_timeout_s,
+            ),
+            ids,
+        )
+        for number, ids in todo.items()
+        if ids
+    ]
+    numbers = [number for number, ids in todo.items() if ids]
+    missing: dict[int, list[str]] = {}
+    for index, reply in fleet.remote.ask_all(orders):
+        if reply.answer is not None and "stored" in reply.answer.facts:
+            continue
+        missing.setdefault(numbers[index], []).append(reply.instance_id)
+        if not reply.delivered:
+            problems.setdefault(reply.instance_id, reply.problem)
+    return {number: [key for key in ids if key not in problems] for number, ids in missing.items()}
+
+
+def without(job: Job, problems: Mapping[str, str]) -> Job:
+    """Return the job for the instances that have no problem, its tasks spread again.
+
+    Raises:
+        NotReached: none is left.
+    """
+    hosts = [host for host in job.hosts if host.instance_id not in problems]
+    if not hosts:
+        why = next(iter(problems.values()))
+        raise NotReached(f"the job reached no instance: {why}", f"pmr list -n {job.cluster}")
+    shares = spread(len(job.task_names), len(hosts))
+    return replace(
+        job,
+        hosts=tuple(
+            replace(host, tasks=tuple(tasks)) for host, tasks in zip(hosts, shares, strict=True)
+        ),
+    )

@@ -1,0 +1,113 @@
+"""What a follower knows of one instance, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from poormanray.jobs.logs import LogCursor
+from poormanray.ledger import EventLog, Host, TaskState, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChanged:
+    """A task started or ended."""
+
+    host: Host
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class LogText:
+    """Bytes of a task's log, in order, each once."""
+
+    host: Host
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogGap:
+    """Bytes of a task's log that are gone; `missing_bytes` is 0 where nobody can know."""
+
+    host: Host
+    key: str
+    missing_bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostProblem:
+    """Nothing more is expected of an instance: it is lost, or the work never reached it."""
+
+    host: Host
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A long log is about to be read: its size, and an honest estimate of how long that takes."""
+
+    size_bytes: int
+    seconds: float
+
+
+Happening = TaskChanged | LogText | LogGap | HostProblem | Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a follower reads: `logs` says of which tasks; None means of none.
+
+    `live` goes on until the job has ended; else the follower stops at what there is now.
+    `wake_on_events` makes an instance answer as soon as a task starts or ends.
+    """
+
+    logs: Callable[[int], bool] | None = None
+    live: bool = True
+    wake_on_events: bool = False
+    from_end_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Track:
+    """One instance of the job, as far as it has been followed.
+
+    `looking`: a look that may wait is under way; `looked`: at least one has been answered;
+    `behind`: its ledger has events that did not fit; `lanes`: requests for bulk under way;
+    `ratio`: how well its logs compress.
+    """
+
+    host: Host
+    log: EventLog = field(default_factory=EventLog)
+    cursors: dict[str, LogCursor] = field(default_factory=dict)
+    started: bool = True
+    looking: bool = False
+    looked: bool = False
+    behind: bool = False
+    lanes: int = 0
+    ratio: float = 3.0
+    failures: int = 0
+    heard_at_s: float = 0.0
+    due_at_s: float = 0.0
+    problem: str = ""
+
+    def status(self, task: int) -> TaskStatus:
+        """Return the newest attempt of a task, PENDING where the ledger has none."""
+        attempts = [key for key in self.log.tasks if key[0] == task]
+        if not attempts:
+            return TaskStatus(task, 1, TaskState.PENDING)
+        return self.log.tasks[max(attempts)]
+
+    def by_key(self, key: str) -> TaskStatus | None:
+        """Return the attempt that a log's name stands for."""
+        task, _, attempt = key.partition(".")
+        if not (task.isdecimal() and attempt.isdecimal()):
+            return None
+        return self.log.tasks.get((int(task), int(attempt)))
+
+    @property
+    def all_ended(self) -> bool:
+        """Say whether every task that was spread to the instance has ended."""
+        ended = {task for (task, _), status in self.log.tasks.items() if status.state.ended}
+        return ended.issuperset(self.host.tasks)
