@@ -216,9 +216,10 @@ def wait_state(
             longest_s=8.0,
         )
     except TimeoutError as error:
+        name = instances[0].cluster
         raise NotReached(
-            f"after {timeout_s:.0f} s EC2 still has not moved all {len(instances)} instances",
-            f"pmr list -n {instances[0].cluster} shows their states",
+            f"after {timeout_s:.0f} s EC2 still has not moved every instance of {name}",
+            f"pmr list -n {name} shows their states",
         ) from error
 
 

@@ -82,11 +82,11 @@ def pause(app: App, name: str, instance_ids: tuple[str, ...], detach: bool) -> N
     """Stop the instances; their disks, and the work recorded there, stay."""
     instances = cluster.find(app.aws, Selection(name, instance_ids))
     changed = cluster.pause(app.aws, instances)
-    if not detach:
+    if changed and not detach:
         app.out.progress(f"stopping {many(len(changed))}")
         stopped = {InstanceState.STOPPED, InstanceState.TERMINATED}
         cluster.wait_state(app.aws, changed, stopped.__contains__)
-    _tell_changed(app, instances, changed, "paused")
+    _tell_changed(app, instances, changed, ("paused", "not running"))
 
 
 @click.command()
@@ -109,7 +109,7 @@ def resume(
     reach = Reachability(ready=(), left_out=())
     if not detach:
         reach = watched(app, instances, wait_timeout)
-    _tell_changed(app, instances, changed, "resumed")
+    _tell_changed(app, instances, changed, ("resumed", "running"))
     return verdict(app, reach)
 
 
@@ -147,11 +147,16 @@ def terminate(
 
 
 def _tell_changed(
-    app: App, instances: Sequence[Instance], changed: Sequence[Instance], what: str
+    app: App,
+    instances: Sequence[Instance],
+    changed: Sequence[Instance],
+    words: tuple[str, str],
 ) -> None:
+    """Say what was done; `words` are for that, and for what was so already."""
+    done, already = words
     app.out.progress("")
     if changed:
-        app.out.note(f"{what} {many(len(changed))}")
+        app.out.note(f"{done} {many(len(changed))}")
     else:
-        app.out.note(f"nothing to do: {many(len(instances))} {what} already")
-    app.out.document({what: [one.instance_id for one in changed]})
+        app.out.note(f"nothing to do: {many(len(instances))} {already} already")
+    app.out.document({done: [one.instance_id for one in changed]})

@@ -150,7 +150,7 @@ SIZE = Size()
 
 
 def _cluster_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not CLUSTER_NAME.match(value):
+    if value is not None and not CLUSTER_NAME.fullmatch(value):
         raise click.BadParameter(
             f"{value!r} is not a cluster name: use letters, digits, '.', '_' and '-', "
             "a letter or digit first, at most 100 of them"

@@ -1,0 +1,137 @@
+"""What AWS refuses becomes one line, a next step and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import boto3
+import pytest
+from botocore import exceptions
+from botocore.parsers import ResponseParserError
+from botocore.stub import Stubber
+
+from poormanray.aws.ec2 import Ec2
+from poormanray.aws.refusals import translated
+from poormanray.errors import (
+    AwsRefused,
+    ExitCode,
+    NoAnswer,
+    NoCapacity,
+    PmrError,
+    ProfileUnseen,
+)
+
+REGION = "us-east-1"
+
+
+def refusal_of(code: str, message: str = "") -> AwsRefused:
+    client = boto3.client(
+        "ec2", region_name=REGION, aws_access_key_id="k", aws_secret_access_key="s"
+    )
+    stub = Stubber(client)
+    stub.add_client_error("describe_instances", code, message)
+    with stub, pytest.raises(AwsRefused) as caught:
+        Ec2(client, REGION).instances("demo")
+    return caught.value
+
+
+def refusal_of_the_way(error: Exception, region: str = REGION) -> AwsRefused:
+    with pytest.raises(AwsRefused) as caught, translated("ec2", region):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "advised"),
+    [
+        ("UnauthorizedOperation", "no permission for ec2:DescribeInstances", "allowed"),
+        ("AccessDenied", "no permission for ec2:DescribeInstances", "--profile"),
+        ("ExpiredToken", "have expired", "log in again"),
+        ("RequestExpired", "have expired", "log in again"),
+        ("AuthFailure", "does not accept the credentials", "get-caller-identity"),
+        ("RequestLimitExceeded", "throttling ec2:DescribeInstances", "wait a minute"),
+        ("VcpuLimitExceeded", "VcpuLimitExceeded", "quota"),
+        ("InvalidSubnetID.NotFound", "InvalidSubnetID.NotFound", "--subnet"),
+        ("SomethingNew", "SomethingNew", ""),
+    ],
+)
+def test_a_refusal_says_what_and_what_next(code: str, said: str, advised: str) -> None:
+    refusal = refusal_of(code, "the service's own words")
+    assert said in refusal.message
+    assert "\n" not in refusal.message
+    assert advised in refusal.hint
+    assert (refusal.code, refusal.exit_code) == (code, ExitCode.AWS_REFUSED)
+
+
+def test_a_long_message_of_many_lines_becomes_a_short_one() -> None:
+    blob = "not\nauthorized. Encoded authorization failure message: " + "x" * 5000
+    assert refusal_of("UnauthorizedOperation", blob).message.endswith(": not authorized.")
+    assert len(refusal_of("Odd", "y" * 5000).message) < 400
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        ("InsufficientInstanceCapacity", "", NoCapacity),
+        (
+            "InvalidParameterValue",
+            "Value (x) for parameter iamInstanceProfile.name is invalid. "
+            "Invalid IAM Instance Profile name",
+            ProfileUnseen,
+        ),
+        ("InvalidParameterValue", "something else", AwsRefused),
+    ],
+)
+def test_what_callers_can_do_something_about_has_its_own_class(
+    code: str, message: str, kind: type[AwsRefused]
+) -> None:
+    assert type(refusal_of(code, message)) is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "kind"),
+    [
+        (exceptions.NoCredentialsError(), "no AWS credentials", AwsRefused),
+        (
+            exceptions.PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
+            "no AWS credentials",
+            AwsRefused,
+        ),
+        (exceptions.ProfileNotFound(profile="nope"), "nope", AwsRefused),
+        (exceptions.NoRegionError(), "region", AwsRefused),
+        (
+            exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
+            "no answer from ec2",
+            NoAnswer,
+        ),
+        (
+            exceptions.ReadTimeoutError(endpoint_url="https://ec2.us-east-1.amazonaws.com"),
+            "no answer from ec2",
+            NoAnswer,
+        ),
+        (ResponseParserError("<html>"), "does not speak AWS's language", AwsRefused),
+        (exceptions.DataNotFoundError(data_path="x"), "ec2 in us-east-1", AwsRefused),
+    ],
+)
+def test_what_fails_on_the_way_is_explained_too(
+    error: Exception, said: str, kind: type[AwsRefused]
+) -> None:
+    refusal = refusal_of_the_way(error)
+    assert said in refusal.message
+    assert type(refusal) is kind
+    assert refusal.__cause__ is error
+
+
+def test_an_unknown_region_is_named_with_a_near_one() -> None:
+    lost = exceptions.EndpointConnectionError(endpoint_url="https://ec2.us-west-9.amazonaws.com/")
+    refusal = refusal_of_the_way(lost, "us-west-9")
+    assert "no AWS region 'us-west-9'" in refusal.message
+    assert "us-west-" in refusal.hint
+
+
+def test_errors_of_ours_pass_unchanged() -> None:
+    ours: Callable[[], PmrError] = lambda: PmrError("mine")  # noqa: E731 (one line, used once)
+    error = ours()
+    with pytest.raises(PmrError) as caught, translated("ec2", REGION):
+        raise error
+    assert caught.value is error

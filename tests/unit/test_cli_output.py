@@ -1,0 +1,80 @@
+"""Data on stdout, the rest on stderr; JSON is JSON; a terminal is never obeyed by data."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from poormanray.cli.output import Output, aligned, harmless
+from poormanray.errors import AwsRefused, UsageProblem
+from poormanray.model import Agent, InvocationStatus
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_text_goes_to_stdout_and_notes_to_stderr(capsys: Capture) -> None:
+    out = Output()
+    out.line("data")
+    out.raw(b"bytes\n")
+    out.note("a note")
+    out.event({"event": "x"})
+    out.document({"x": 1})
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("data\nbytes\n", "a note\n")
+
+
+def test_json_mode_writes_json_alone_to_stdout(capsys: Capture) -> None:
+    out = Output(json=True)
+    out.line("data")
+    out.table(["a"], [["b"]])
+    out.event({"event": "seen", "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)})
+    out.document({"agent": Agent("i-1", online=True), "state": InvocationStatus.DONE})
+    lines = capsys.readouterr().out.split("\n", 1)
+    assert json.loads(lines[0]) == {"event": "seen", "at": "2026-01-02T03:04:05Z"}
+    agent = {"instance_id": "i-1", "online": True, "last_ping_at": None, "version": ""}
+    assert json.loads(lines[1]) == {"agent": agent, "state": "done"}
+
+
+def test_a_failure_is_a_line_and_a_next_step(capsys: Capture) -> None:
+    Output().failure(AwsRefused("no\npermission", "ask for it"))
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "error: no permission\n  next: ask for it\n")
+
+
+def test_a_failure_in_json_mode_is_an_object_on_stdout(capsys: Capture) -> None:
+    Output(json=True).failure(AwsRefused("no", "ask", code="AccessDenied"))
+    assert json.loads(capsys.readouterr().out) == {
+        "error": {
+            "kind": "AwsRefused",
+            "message": "no",
+            "hint": "ask",
+            "code": "AccessDenied",
+            "exit_code": 5,
+        }
+    }
+
+
+def test_progress_without_a_terminal_is_a_line_per_change(capsys: Capture) -> None:
+    out = Output()
+    for text in ("0 of 2", "0 of 2", "1 of 2", "", "done"):
+        out.progress(text)
+    assert capsys.readouterr().err == "0 of 2\n1 of 2\ndone\n"
+
+
+def test_control_characters_become_visible() -> None:
+    assert harmless("a\x1b[31mb\x07\tc\x9b\x7f\r") == "a\\x1b[31mb\\x07\tc\\x9b\\x7f\\x0d"
+
+
+def test_tables_are_aligned_and_defused(capsys: Capture) -> None:
+    Output().table(["id", "name"], [["i-1", "x"], ["i-22", "\x1b[2J"]])
+    assert capsys.readouterr().out == "ID    NAME\ni-1   x\ni-22  \\x1b[2J\n"
+    assert aligned(["a", "b"], []) == "A  B"
+
+
+@pytest.mark.parametrize("json_mode", [False, True])
+def test_nobody_there_to_ask_is_an_error_that_names_yes(json_mode: bool) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        Output(json=json_mode).confirm("Terminate?")
+    assert "--yes" in caught.value.hint

@@ -1,0 +1,139 @@
+"""The words of the command line: what they mean, and what is said of those that mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import pytest
+
+from poormanray.cli.options import (
+    COUNT,
+    DURATION,
+    KEY_VALUE,
+    SIZE,
+    App,
+    aws_options,
+    cluster_option,
+    instance_option,
+    owner_option,
+)
+from poormanray.errors import UsageProblem
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("0.5", 0.5), ("30m", 1800), ("1h30m", 5400), ("2d", 172_800), ("250ms", 0.25)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert DURATION.convert(text, None, None) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "0s", "", "soon", "1h-5m", "nan", "inf", "5 m"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "many", ""])
+def test_no_counts(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        COUNT.convert(text, None, None)
+    assert COUNT.convert("12", None, None) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500", 500), ("64k", 65_536), ("1.5M", 1_572_864), ("2GiB", 2_147_483_648)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert SIZE.convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "-5", "5x", "k"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        SIZE.convert(text, None, None)
+
+
+def test_pairs() -> None:
+    assert KEY_VALUE.convert("A=b=c d", None, None) == ("A", "b=c d")
+    assert KEY_VALUE.convert("A=", None, None) == ("A", "")
+    for text in ("A", "=b", "1A=b", "a-b=c", "A=\0"):
+        with pytest.raises(click.BadParameter):
+            KEY_VALUE.convert(text, None, None)
+
+
+Seen = dict[str, object]
+
+
+@pytest.fixture
+def parse() -> Callable[..., Seen]:
+    """Return a function that runs words through a command with all shared options."""
+    seen: Seen = {}
+
+    @click.group()
+    @click.option("--local", is_flag=True, envvar="PMR_LOCAL")
+    def root(local: bool) -> None:
+        pass
+
+    @root.command()
+    @cluster_option
+    @instance_option
+    @owner_option
+    @aws_options
+    def show(app: App, /, **words: object) -> None:
+        seen.update(words, app=app)
+
+    def run(*words: str, before: tuple[str, ...] = ()) -> Seen:
+        root.main([*before, "show", *words], standalone_mode=False)
+        return seen
+
+    return run
+
+
+def test_a_command_gets_its_app_and_its_own_words_only(parse: Callable[..., Seen]) -> None:
+    seen = parse("-n", "demo", "-i", "i-1", "-i", "i-2", "-o", "ann", "--json")
+    app = seen.pop("app")
+    assert seen == {"name": "demo", "instance_ids": ("i-1", "i-2"), "owner": "ann"}
+    assert isinstance(app, App)
+    assert app.out.json
+    assert not app.local
+
+
+def test_local_is_heard_before_and_after_the_command_and_from_the_environment(
+    parse: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def local(*words: str, before: tuple[str, ...] = ()) -> bool:
+        app = parse("-n", "demo", *words, before=before)["app"]
+        assert isinstance(app, App)
+        return app.local
+
+    assert not local()
+    assert local("--local")
+    assert local(before=("--local",))
+    monkeypatch.setenv("PMR_LOCAL", "1")
+    assert local()
+
+
+def test_a_profile_has_no_place_on_the_local_cloud(parse: Callable[..., Seen]) -> None:
+    with pytest.raises(UsageProblem, match="--profile"):
+        parse("-n", "demo", "--profile", "mine", "--local")
+
+
+def test_the_cluster_may_come_from_the_environment(
+    parse: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMR_CLUSTER", "from-there")
+    assert parse()["name"] == "from-there"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "é", "x" * 101, "a\n", "a;b", "$(x)"])
+def test_names_with_other_characters_are_refused(parse: Callable[..., Seen], name: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parse("--name", name)
+
+
+@pytest.mark.parametrize("region", ["US-EAST-1", "us east 1", "", "localhost", "x.com/"])
+def test_regions_with_other_characters_are_refused(parse: Callable[..., Seen], region: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parse("-n", "demo", "--region", region)
