@@ -61,6 +61,7 @@ class Task:
     runs: int = 0
     execution: Execution | None = None
     cancelled: bool = False
+    awaits_reboot: bool = False
     started_at_s: float | None = None
 
 
@@ -119,9 +120,8 @@ class Agent:
             self._life += 1
             self.online_since_s = None
             for task in self._running.values():
-                if task.runs and task.execution is None:
-                    continue  # it waits for its reboot and is among those left to run
-                self._left_to_report.append(task)
+                left = self._left_to_run if task.awaits_reboot else self._left_to_report
+                left.append(task)
             self._left_to_run.extend(self._waiting)
             self._running.clear()
             self._waiting.clear()
@@ -199,6 +199,7 @@ class Agent:
     def _launch(self, task: Task, life: int) -> None:
         order = task.order
         task.runs += 1
+        task.awaits_reboot = False
         task.started_at_s = self._timers.wall_s()
         try:
             execution = self._machines.execute(
@@ -226,9 +227,8 @@ class Agent:
                 return
             reboot = ended.exit_code == EXIT_REBOOT and not (ended.timed_out or task.cancelled)
             if reboot and task.runs < REBOOT_RUNS_MAX:
-                again = Task(order, runs=task.runs)
+                again = Task(order, runs=task.runs, awaits_reboot=True)
                 self._running[order.command_id] = again
-                self._left_to_run.append(again)
                 self._timers.after(self._settings.reboot_grace_s, lambda: self._reboot(life))
                 return
             self._running.pop(order.command_id, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -11,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from poormanray.local.cloud_describe import describe_instances
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import Moto
@@ -106,7 +108,7 @@ class Front:
             return self._moto.answer(request)
         if caller.service == "s3":
             self._count("s3", f"{request.method} {_s3_kind(request.path)}")
-            return self._moto.answer(request)
+            return self._moto.answer(_without_form(request))
         form = _form(request)
         action = form.get("Action", target.rpartition(".")[2] or request.method)
         self._count(caller.service, action)
@@ -126,6 +128,8 @@ class Front:
                 answer = self._launches.run(request, form, region)
                 self._instances.follow(region)
             return answer
+        if action == "DescribeInstances":
+            return describe_instances(self._moto, request, form)
         if action not in _CHANGES_INSTANCES:
             return self._moto.answer(request)
         instance_ids = [value for name, value in form.items() if name.startswith("InstanceId.")]
@@ -186,6 +190,15 @@ def _form(request: HttpRequest) -> dict[str, str]:
     if not kind.startswith("application/x-www-form-urlencoded"):
         return {}
     return dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+
+
+def _without_form(request: HttpRequest) -> HttpRequest:
+    """Return a PUT whose body moto takes for the object, whatever type it claims (moto-facts 2.2)."""
+    kind = str(request.environ.get("CONTENT_TYPE", ""))
+    if request.method != "PUT" or "form" not in kind:
+        return request
+    environ = {**request.environ, "CONTENT_TYPE": "binary/octet-stream"}
+    return dataclasses.replace(request, environ=environ)
 
 
 def _s3_kind(path: str) -> str:

@@ -74,7 +74,9 @@ class Cloud:
 
         settings = self._settings
         self._timers = WallTimers(settings.time_scale)
-        self._host = Host(self._folder / "instances", time_scale=settings.time_scale)
+        self._host = Host(
+            self._folder / "instances", time_scale=settings.time_scale, hidden=[self._folder]
+        )
         self._fleet = InstanceFleet(self._host, self._timers, settings, role_of=self._role_of)
         self._run_command = RunCommand(self._fleet, self._timers, settings, account=ACCOUNT)
         self._fleet.on_reply = self._run_command.on_reply

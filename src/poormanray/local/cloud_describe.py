@@ -1,0 +1,85 @@
+"""DescribeInstances in pages of instances; moto pages by reservation."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from urllib.parse import urlencode
+
+from poormanray.local.cloud_moto import Moto
+from poormanray.local.refusals import Answer, Refusal
+from poormanray.local.signature import HttpRequest
+
+# Source: EC2 API reference, DescribeInstances: MaxResults is 5 to 1000.
+PAGE_MIN, PAGE_MAX = 5, 1_000
+_ALL = 1_000_000
+
+
+def describe_instances(moto: Moto, request: HttpRequest, form: Mapping[str, str]) -> Answer:
+    """Answer DescribeInstances.
+
+    Raises:
+        Refusal: InvalidParameterValue for a page size or token that is none.
+    """
+    if any(name.startswith("InstanceId.") for name in form):
+        return moto.answer(request)  # ids and pages exclude each other; moto knows
+    size, after = _size(form), _read_token(form.get("NextToken", ""))
+    whole = {name: value for name, value in form.items() if name != "NextToken"}
+    answer = moto.answer(request, urlencode({**whole, "MaxResults": str(_ALL)}).encode())
+    if answer.status != HTTPStatus.OK:
+        return answer
+    root = ET.fromstring(answer.body)  # noqa: S314 (see the import)
+    namespace = root.tag.partition("}")[0].lstrip("{")
+    ids = [instance_id for _, _, instance_id in _instances(root)]
+    if after and after not in ids:
+        raise Refusal("InvalidParameterValue", "The token is not valid")
+    start = ids.index(after) + 1 if after else 0
+    kept = set(ids[start : start + size])
+    _drop_others(root, kept)
+    if len(ids) > start + size:
+        token = ET.SubElement(root, f"{{{namespace}}}nextToken")
+        token.text = base64.urlsafe_b64encode(ids[start + size - 1].encode()).decode()
+    ET.register_namespace("", namespace)
+    return dataclasses.replace(answer, body=ET.tostring(root), headers=_without_size(answer))
+
+
+def _instances(root: ET.Element) -> Iterator[tuple[ET.Element, ET.Element, str]]:
+    for group in root.findall(".//{*}reservationSet/{*}item/{*}instancesSet"):
+        for item in group.findall("{*}item"):
+            yield group, item, item.findtext("{*}instanceId") or ""
+
+
+def _drop_others(root: ET.Element, kept: set[str]) -> None:
+    for group, item, instance_id in list(_instances(root)):
+        if instance_id not in kept:
+            group.remove(item)
+    for token in root.findall("{*}nextToken"):
+        root.remove(token)
+    for reservations in root.findall("{*}reservationSet"):
+        for reservation in list(reservations):
+            if reservation.find("{*}instancesSet/{*}item") is None:
+                reservations.remove(reservation)
+
+
+def _without_size(answer: Answer) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in answer.headers if name.lower() != "content-length"]
+
+
+def _size(form: Mapping[str, str]) -> int:
+    text = form.get("MaxResults", str(PAGE_MAX))
+    if not text.isdecimal() or not PAGE_MIN <= int(text) <= PAGE_MAX:
+        raise Refusal(
+            "InvalidParameterValue", f"Value ( {text} ) for parameter maxResults is invalid."
+        )
+    return int(text)
+
+
+def _read_token(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token).decode()
+    except (binascii.Error, ValueError):
+        raise Refusal("InvalidParameterValue", "The token is not valid") from None
