@@ -46,13 +46,14 @@ corrupt() {
 }
 
 story() {
+  show export PMR_LOCAL=1
   show pmr local up
   show pmr create -n demo -N 3
   show pmr run -n demo -- uname -a
   show python count_tokens.py split parts 24
   show pmr map -n demo parts
   show pmr status -n demo
-  show pmr logs -n demo --task part-07 --tail 1
+  show pmr logs -n demo --task 7 --tail 1
   show pmr results -n demo -o results
   [[ -n $only_commands ]] || corrupt
   show python count_tokens.py compare results parts.list
@@ -71,7 +72,7 @@ own_surroundings() {
   trap 'end' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
-  export PMR_LOCAL=1 PMR_LOCAL_DIR=$folder/cloud
+  export PMR_LOCAL_DIR=$folder/cloud
   cp -- "$scripts/count_tokens.py" "$folder"
   cd -- "$folder"
 }
@@ -86,9 +87,11 @@ end() {
   exit "$status"
 }
 
-# What differs from run to run and says nothing is made the same.
+# What a person sees: progress is redrawn in place, so only its last state stays; what differs from
+# run to run and says nothing is made the same.
 normalised() {
-  sed -e "s|$folder|/tmp/pmr-demo|g" -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/[ \t]*$//'
+  sed -E -e '/^[0-9]+ of [0-9]+ ready, /d' -e '/^[0-9]+\/[0-9]+ done, /d' \
+    -e "s|$folder|/tmp/pmr-demo|g" -e 's/by [^ ]+@[^ ]+$/by you@here/' -e 's/ +$//'
 }
 
 main() {

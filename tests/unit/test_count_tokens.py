@@ -94,5 +94,5 @@ def test_the_demo_names_its_commands_without_running_them() -> None:
         check=True,
         env={"PATH": "/usr/bin:/bin"},
     )
-    assert listed.stdout.startswith("$ pmr local up\n")
+    assert listed.stdout.startswith("$ export PMR_LOCAL=1\n$ pmr local up\n")
     assert listed.stdout.endswith("$ pmr local down\n")
