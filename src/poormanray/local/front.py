@@ -193,7 +193,7 @@ def _form(request: HttpRequest) -> dict[str, str]:
 
 
 def _without_form(request: HttpRequest) -> HttpRequest:
-    """Return a PUT whose body moto takes for the object, whatever type it claims (moto-facts 2.2)."""
+    """Return a PUT whose body moto takes for the object, whatever type it claims."""
     kind = str(request.environ.get("CONTENT_TYPE", ""))
     if request.method != "PUT" or "form" not in kind:
         return request
