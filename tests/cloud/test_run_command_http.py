@@ -106,7 +106,9 @@ def site(client: ClientFactory) -> Site:
     # EC2 does not see a profile that was made just now.
     with pytest.raises(ec2.exceptions.ClientError, match="Invalid IAM Instance Profile name"):
         new.launch(2, IamInstanceProfile={"Name": "managed"})
-    new.ids.extend(until(launch) or [])
+    launched = until(launch)
+    assert launched
+    new.ids.extend(launched)
     assert [new.state(one) for one in new.ids] == ["pending"] * 2
     assert not new.online(new.ids)
     until(lambda: new.online(new.ids))
