@@ -28,7 +28,7 @@ from poormanray.cli.working import (
 )
 from poormanray.errors import UsageProblem
 from poormanray.jobs.submit import Work
-from poormanray.jobs.track import Happening, TaskChanged, Wanted
+from poormanray.jobs.track import Happening, Looked, TaskChanged, Wanted
 from poormanray.ledger import TaskState
 from poormanray.model import Selection
 from poormanray.shell import as_program
@@ -116,10 +116,12 @@ class MapWatcher(Watcher):
     def show(self, happening: Happening) -> None:
         """Print one thing that happened, and the progress if it has changed."""
         Watcher.show(self, happening)
-        if self.progress and isinstance(happening, TaskChanged):
+        if not self.progress:
+            return
+        if isinstance(happening, TaskChanged):
             self.progress.note(happening)
-            if not self.out.json:
-                self.out.progress(self.progress.text())
+        elif isinstance(happening, Looked) and self.progress.states and not self.out.json:
+            self.out.progress(self.progress.text())
 
     def finish(self) -> None:
         """Take the progress away."""

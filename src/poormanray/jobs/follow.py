@@ -14,6 +14,7 @@ from poormanray.jobs.track import (
     HostProblem,
     LogGap,
     LogText,
+    Looked,
     TaskChanged,
     Track,
     Wanted,
@@ -127,7 +128,7 @@ class Follower:
         if fresh:
             yield from self._send(self._start_order(fresh), fresh, "start")
         # Wait a little for the others, unless everybody is here already.
-        looks = [track for track in due if track.started]
+        looks = [track for track in due if track.started and not track.looking]
         if looks and (
             len(looks) == len(needing) or min(t.due_at_s for t in looks) <= now_s - GATHER_S
         ):
@@ -162,6 +163,7 @@ class Follower:
                 continue
             for reply in self._remote.poll(flight, flights=len(self._flights)):
                 yield from self._take(reply, kind, asked.get(reply.instance_id, []))
+        yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
 
     # --- what is asked -------------------------------------------------------------------------

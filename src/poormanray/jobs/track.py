@@ -52,7 +52,12 @@ class Backlog:
     seconds: float
 
 
-Happening = TaskChanged | LogText | LogGap | HostProblem | Backlog
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one look brought has been told."""
+
+
+Happening = Looked | TaskChanged | LogText | LogGap | HostProblem | Backlog
 
 
 @dataclass(frozen=True, slots=True)

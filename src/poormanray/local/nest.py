@@ -29,7 +29,8 @@ SYS_MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
 PR_CAPBSET_DROP = 24
 
 # Left to root inside: what a machine's root needs for its own files, processes and users. Nothing
-# that can undo a mount, load code into the kernel, or look into a more privileged process.
+# that can undo a mount or load code into the kernel. With sys_ptrace, root sees its own users'
+# processes, as on a machine; no process inside has more than this to be looked into for.
 # Numbers: linux/capability.h.
 KEPT_CAPABILITIES = {
     "chown": 0,
@@ -45,6 +46,7 @@ KEPT_CAPABILITIES = {
     "ipc_lock": 14,
     "ipc_owner": 15,
     "sys_chroot": 18,
+    "sys_ptrace": 19,
     "sys_nice": 23,
     "sys_resource": 24,
     "setfcap": 31,
@@ -196,6 +198,10 @@ def _build(plan: dict[str, Any], opened: dict[str, str]) -> None:
         _bind(opened[name], f"{NEW_ROOT}/{name}", writable=True)
     for path in plan["layers"]:
         _layer(path, opened.get(path))
+    for path in plan["layers"]:
+        # Not before: places to show other layers at had to be made in there.
+        if os.path.ismount(NEW_ROOT + path):
+            _make_read_only(NEW_ROOT + path)
     for name in plan["etc"]:
         place = f"{NEW_ROOT}/etc/{name}"
         if os.path.lexists(place) and not os.path.islink(place):

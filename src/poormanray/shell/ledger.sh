@@ -115,15 +115,27 @@ carries() { # pid NAME=value; true when the process was started with that variab
     return 1
 }
 
+session_of() { # pid; sets SESSION, as /proc/<pid>/stat tells it to everybody
+    local stat
+    SESSION=
+    { read -r stat </proc/"$1"/stat; } 2>/dev/null || return 1
+    stat=${stat##*) }
+    # shellcheck disable=SC2086 # splitting into fields is meant
+    set -- $stat
+    [[ $1 == Z ]] || SESSION=$4
+}
+
 processes_of() { # task.attempt or "" for the whole job; sets PIDS
-    local key=$1 proc pid mark="PMR_JOB_ID=$JOB" log work
+    local key=$1 proc pid mark="PMR_JOB_ID=$JOB" log work leader=none
     PIDS=()
+    [[ -n $key && -s $JOB_DIR/claims/$key ]] && read -r leader <"$JOB_DIR/claims/$key"
     [[ -n $key ]] && mark="PMR_TASK_KEY=${JOB}_$key"
     for proc in /proc/[0-9]*; do
         pid=${proc#/proc/}
         [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 ]] && continue
-        if carries "$pid" "$mark"; then
-            PIDS+=("$pid")
+        session_of "$pid" || continue
+        if [[ $SESSION == "$leader" ]] || carries "$pid" "$mark"; then
+            [[ -n $SESSION ]] && PIDS+=("$pid")
         elif [[ -n $key ]]; then
             # A daemon that dropped its environment still stands in the folder or holds the log.
             log=$JOB_DIR/logs/$key work=$PMR_ROOT/work/$JOB/$key

@@ -115,6 +115,7 @@ run_task() { # task attempt
     local began=$NOW
     become_task "$1" "$2" &
     pid=$!
+    printf '%s\n' "$pid" >>"$JOB_DIR/claims/$key"
     started_at "$pid"
     event S "$NOW" "$1" "$2" "$SLOT" "$pid" "${STARTED:-0}" "$BOOT"
     printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
