@@ -21,6 +21,10 @@ from typing import Protocol
 HEAD_BYTES = 24_001
 READ_BYTES = 65_536
 KILLED_CODE = 137
+# Epoll takes at most 2^31 ms.
+LONGEST_WAIT_S = 86_400.0
+# How long executions that were killed may take to be seen as ended when the watcher closes.
+CLOSE_TIMEOUT_S = 10.0
 # How long the pipes may take to close after the group of an ended script was killed.
 ORPHAN_GRACE_S = 0.5
 
@@ -143,7 +147,8 @@ class Watcher:
         self._deadlines: list[tuple[float, int, Execution]] = []
         self._count = itertools.count()
         self._lock = threading.Lock()
-        self._closing = False
+        self._closing_until_s: float | None = None
+        self._following = 0
         self._callbacks = ThreadPoolExecutor(max_workers=8, thread_name_prefix="host-callback")
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
         self._thread = threading.Thread(target=self._run, name="host-watcher", daemon=True)
@@ -169,9 +174,9 @@ class Watcher:
         self._soon(remove)
 
     def close(self) -> None:
-        """End the thread once the callbacks that are under way have returned."""
+        """End the thread once what was killed has ended and its callbacks have returned."""
         with self._lock:
-            self._closing = True
+            self._closing_until_s = time.monotonic() + CLOSE_TIMEOUT_S
         self._wake()
         self._thread.join()
         self._callbacks.shutdown()
@@ -201,21 +206,29 @@ class Watcher:
             self._expire()
             with self._lock:
                 todo, self._todo = self._todo, []
-                if self._closing and not todo:
-                    return
+            if not todo and self._may_close():
+                return
             for action in todo:
                 action()
 
     def _next_wait_s(self) -> float | None:
-        if not self._deadlines:
+        until_s = [self._deadlines[0][0]] if self._deadlines else []
+        if self._closing_until_s is not None:
+            until_s.append(self._closing_until_s)
+        if not until_s:
             return None
-        return max(0.0, self._deadlines[0][0] - time.monotonic())
+        return min(max(0.0, min(until_s) - time.monotonic()), LONGEST_WAIT_S)
+
+    def _may_close(self) -> bool:
+        until_s = self._closing_until_s
+        return until_s is not None and (self._following == 0 or until_s <= time.monotonic())
 
     def _expire(self) -> None:
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             heapq.heappop(self._deadlines)[2].expire()
 
     def _add(self, execution: Execution, deadline_s: float) -> None:
+        self._following += 1
         heapq.heappush(self._deadlines, (deadline_s, next(self._count), execution))
         for output in execution.outputs:
             self._selector.register(
@@ -246,6 +259,7 @@ class Watcher:
         if execution.open or execution.exit_code is None:
             return
         ended = execution.close()
+        self._following -= 1
         self._deadlines = [entry for entry in self._deadlines if entry[2] is not execution]
         heapq.heapify(self._deadlines)
         self._callbacks.submit(execution.on_end, ended).add_done_callback(_report)

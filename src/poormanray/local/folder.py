@@ -77,7 +77,9 @@ class InstanceFolder:
         for name, mode in (*VOLATILE, *VOLATILE_BELOW):
             self._make(name, mode)
         self._copy_resolver()
-        (self.path / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        boot_id = self.path / "boot_id"
+        boot_id.write_text(f"{uuid.uuid4()}\n")
+        boot_id.chmod(0o644)
         control = self.path / CONTROL
         os.mkfifo(control)
         control.chmod(0o666)
@@ -104,7 +106,9 @@ class InstanceFolder:
         at = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name in below.split("/"):
-                at = self._descend(at, name)
+                below_it = self._descend(at, name)
+                os.close(at)
+                at = below_it
             # A script runs again under the same id after exit code 194 (agent-facts §5).
             with contextlib.suppress(FileNotFoundError):
                 os.unlink("_script.sh", dir_fd=at)
@@ -120,16 +124,12 @@ class InstanceFolder:
 
     def _descend(self, at: int, name: str) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        try:
-            try:
-                return os.open(name, flags, dir_fd=at)
-            except FileNotFoundError:
-                os.mkdir(name, 0o700, dir_fd=at)
-                found = os.open(name, flags, dir_fd=at)
-                os.fchown(found, self.owner.uid, self.owner.gid)
-                return found
-        finally:
-            os.close(at)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(name, flags, dir_fd=at)
+        os.mkdir(name, 0o700, dir_fd=at)
+        made = os.open(name, flags, dir_fd=at)
+        os.fchown(made, self.owner.uid, self.owner.gid)
+        return made
 
     def _make(self, name: str, mode: int) -> None:
         path = self.path

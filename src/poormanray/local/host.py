@@ -74,6 +74,7 @@ class Host:
         self._time_scale = time_scale
         self._instances: dict[str, _Instance] = {}
         self._lock = threading.Lock()
+        self._closed = False
         self._tell_shutdown: Callable[[str, str], None] = lambda _instance, _kind: None
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._standins = self._folder / ".standins"
@@ -169,8 +170,11 @@ class Host:
         self._tell_shutdown = callback
 
     def close(self) -> None:
-        """End every instance. Their folders stay."""
+        """End every instance. Their folders stay. The host is of no use afterwards."""
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             instances = list(self._instances)
         for instance_id in instances:
             self.power_off(instance_id)

@@ -12,6 +12,7 @@ A request is one line of JSON: `{"run": ID, "argv": [...], "env": {...}}` with t
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import json
 import os
@@ -39,7 +40,9 @@ class Children:
         child = os.fork()
         if child == 0:
             _become(request, descriptors)
-        os.setpgid(child, child)
+        with contextlib.suppress(PermissionError):
+            # Also done by the child; refused once that has started its program.
+            os.setpgid(child, child)
         self._groups[request["run"]] = child
         self._reports[child] = descriptors[2]
         os.close(descriptors[0])
@@ -179,21 +182,28 @@ def main() -> None:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     connection = socket.socket(fileno=0)
     requests, children = Requests(connection), Children()
-    while True:
-        ready: list[object] = select.select([connection, wake_read], [], [])[0]
-        if wake_read in ready:
-            os.read(wake_read, READ_BYTES)
-            children.collect()
-        if connection in ready:
-            asked = requests.read()
-            if asked is None:
-                break
-            for request, descriptors in asked:
-                if "run" in request:
-                    children.run(request, descriptors)
-                else:
-                    children.kill(request["kill"])
-    children.end()
+    sources: list[int] = [connection.fileno(), wake_read]
+    try:
+        while True:
+            ready, _, _ = select.select(sources, [], [])
+            if wake_read in ready:
+                os.read(wake_read, READ_BYTES)
+                children.collect()
+            if connection.fileno() in ready and not serve(requests, children):
+                return
+    finally:
+        children.end()
+
+
+def serve(requests: Requests, children: Children) -> bool:
+    """Do what the host asks for; tell whether it may ask for more."""
+    asked = requests.read()
+    for request, descriptors in asked or []:
+        if "run" in request:
+            children.run(request, descriptors)
+        else:
+            children.kill(request["kill"])
+    return asked is not None
 
 
 if __name__ == "__main__":
