@@ -43,9 +43,11 @@ def local() -> None:
     type=click.FloatRange(min=0, min_open=True),
     help="How many times faster the cloud's clock goes.",
 )
-@click.option("--set", "words", multiple=True, metavar="NAME=SECONDS", help="Change a delay.")
+@click.option(
+    "--set", "words", multiple=True, metavar="NAME=SECONDS", help="Change a delay; repeatable."
+)
 @_json_option
-def up(port: int, time_scale: float | None, words: tuple[str, ...], json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
+def up(port: int, time_scale: float | None, words: tuple[str, ...], json: bool) -> None:  # noqa: FBT001 (a flag)
     """Start the local cloud."""
     out = Output(json=json)
     wanted = [*words, *([f"time_scale={time_scale}"] if time_scale else [])]
@@ -73,7 +75,7 @@ def up(port: int, time_scale: float | None, words: tuple[str, ...], json: bool) 
 
 @local.command()
 @_json_option
-def down(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
+def down(json: bool) -> None:  # noqa: FBT001 (a flag)
     """Stop the local cloud and everything in it."""
     out = Output(json=json)
     ended = Daemon(state_folder()).end()
@@ -83,8 +85,8 @@ def down(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
 
 @local.command()
 @_json_option
-def status(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
-    """Show the local cloud: instances, and how often each operation was called."""
+def status(json: bool) -> None:  # noqa: FBT001 (a flag)
+    """Show its instances, and how often each operation was called."""
     out = Output(json=json)
     found = _ask("GET", "status")
     out.document(found)
@@ -106,8 +108,8 @@ def status(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
 
 @local.command()
 @_json_option
-def env(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
-    """Print the settings by which other AWS programs talk to the local cloud.
+def env(json: bool) -> None:  # noqa: FBT001 (a flag)
+    """Print the settings for other AWS programs.
 
     In a shell: eval "$(pmr local env)"
     """
@@ -128,8 +130,8 @@ def env(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
 
 @local.command()
 @_json_option
-def reset(json: bool) -> None:  # noqa: FBT001 (a flag of the command line)
-    """Empty the local cloud: instances, roles, buckets, commands, counts."""
+def reset(json: bool) -> None:  # noqa: FBT001 (a flag)
+    """Empty it: instances, roles, buckets, commands, counts."""
     out = Output(json=json)
     out.document(_ask("POST", "reset"))
     out.line("the local cloud is empty")
