@@ -32,11 +32,8 @@ _WITH_IOPS = {"gp3", "io1", "io2"}
 _SPEC_FIELDS = [field.name for field in fields(LaunchSpec) if field.name != "cluster"]
 
 
-def _launch_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Add the options that describe a launch; the command gets them as one `spec`."""
-
-    @cluster_option
-    @click.option(
+_LAUNCH_OPTIONS = (
+    click.option(
         "-N",
         "--number",
         "count",
@@ -44,69 +41,77 @@ def _launch_options(command: Callable[..., R]) -> Callable[..., R]:
         default=1,
         show_default=True,
         help="How many instances.",
-    )
-    @click.option(
+    ),
+    click.option(
         "-t", "--instance-type", default=_DEFAULT_TYPE, show_default=True, help="EC2 instance type."
-    )
-    @click.option(
+    ),
+    click.option(
         "-a", "--image", default="", show_default="newest Amazon Linux 2023", help="Image id."
-    )
-    @click.option("-z", "--zone", default="", help="Availability zone.")
-    @click.option("--subnet", default="", show_default="of the default VPC", help="Subnet id.")
-    @click.option(
+    ),
+    click.option("-z", "--zone", default="", help="Availability zone."),
+    click.option("--subnet", default="", show_default="of the default VPC", help="Subnet id."),
+    click.option(
         "--security-group",
         "security_groups",
         multiple=True,
         metavar="ID",
         show_default="one of ours without inbound rules",
         help="Security group id; repeatable.",
-    )
-    @click.option("--public-ip", is_flag=True, help="Give each instance a public address.")
-    @click.option(
+    ),
+    click.option("--public-ip", is_flag=True, help="Give each instance a public address."),
+    click.option(
         "--instance-profile",
         default="",
         metavar="NAME",
         show_default="one of ours, made where missing",
         help="Instance profile (name or ARN) that lets the agent talk to SSM.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--policy-arn",
         "policy_arns",
         multiple=True,
         metavar="ARN",
         help="One more policy for the instances' role; repeatable.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--permissions-boundary",
         default="",
         metavar="ARN",
         help="Permissions boundary of the role, where it is made.",
-    )
-    @click.option(
+    ),
+    click.option(
         "-E",
         "--storage-type",
         default="gp3",
         show_default=True,
         type=click.Choice(["gp3", "gp2", "io1", "io2"]),
         help="Type of the root volume.",
-    )
-    @click.option(
+    ),
+    click.option(
         "-Z",
         "--storage-size",
         "storage_gib",
         type=COUNT,
         show_default="the image's",
         help="Size of the root volume, in GiB.",
-    )
-    @click.option("-I", "--storage-iops", type=COUNT, help="IOPS of the root volume.")
-    @owner_option
+    ),
+    click.option("-I", "--storage-iops", type=COUNT, help="IOPS of the root volume."),
+)
+
+
+def _launch_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options that describe a launch; the command gets them as one `spec`."""
+
     @functools.wraps(command)
     def with_spec(*args: object, **words: object) -> R:
         told = {name: words.pop(name) for name in _SPEC_FIELDS}
         spec = LaunchSpec(cluster=str(words.pop("name")), **told)  # type: ignore[arg-type]  # click made them
         return command(*args, spec=_checked(spec), **words)
 
-    return with_spec  # fmt: skip
+    with_options: Callable[..., R] = owner_option(with_spec)
+    for option in reversed(_LAUNCH_OPTIONS):
+        with_options = option(with_options)
+    return cluster_option(with_options)
 
 
 def _checked(spec: LaunchSpec) -> LaunchSpec:

@@ -12,6 +12,8 @@ from poormanray.cli.options import App
 from poormanray.errors import ExitCode, NotReached
 from poormanray.model import Agent, Instance, InstanceState, Reachability
 
+# So many instances are named where many share one obstacle.
+_NAMED = 4
 COLUMNS = ("id", "name", "type", "state", "agent", "zone", "private ip", "age")
 _NO_AGENT_HINT = (
     "an agent needs a way out to SSM: a NAT gateway, the VPC endpoints ssm and ssmmessages, or "
@@ -49,14 +51,35 @@ def verdict(app: App, reach: Reachability) -> ExitCode:
     if not reach.left_out:
         return ExitCode.OK
     if not app.out.json:
+        why: dict[str, list[Instance]] = {}
         for one, reason in reach.left_out:
-            app.out.note(f"{one.name} ({one.instance_id}) is not ready: {reason}")
-        one = reach.left_out[0][0]
-        paused = one.state in {InstanceState.STOPPED, InstanceState.STOPPING}
-        hint = f"pmr resume -n {one.cluster}" if paused else _NO_AGENT_HINT
+            why.setdefault(reason, []).append(one)
+        for reason, those in why.items():
+            app.out.note(f"{_names(those)}: {reason}")
         count, total = len(reach.left_out), len(reach.left_out) + len(reach.ready)
+        hint = _way_out([one for one, _ in reach.left_out])
         app.out.failure(NotReached(f"{count} of {many(total)} not ready", hint))
     return ExitCode.NOT_REACHED
+
+
+def _names(instances: Sequence[Instance]) -> str:
+    """Return the names of instances, of many only the first few."""
+    names = ", ".join(f"{one.name} ({one.instance_id})" for one in instances[:_NAMED])
+    more = len(instances) - _NAMED
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def _way_out(instances: Sequence[Instance]) -> str:
+    """Return what to do about instances that are not ready, for the nearest obstacle."""
+    name = instances[0].cluster
+    states = {one.state for one in instances}
+    if InstanceState.RUNNING in states:
+        return _NO_AGENT_HINT
+    if InstanceState.PENDING in states:
+        return f"pmr wait -n {name} goes on waiting"
+    if states & {InstanceState.STOPPED, InstanceState.STOPPING}:
+        return f"pmr resume -n {name}"
+    return f"pmr create -n {name} -N {len(instances)} makes up for those that ended"
 
 
 def agent_words(app: App, instances: Sequence[Instance]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import dataclasses
 import json as json_format
 import os
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,8 @@ class Output:
                 return
             if self._redraws:
                 self._wipe()
-                print(harmless(text), end="", file=sys.stderr, flush=True)
+                width = shutil.get_terminal_size().columns - 1
+                print(harmless(text)[:width], end="", file=sys.stderr, flush=True)
             elif text:
                 print(harmless(text), file=sys.stderr, flush=True)
             self._progress = text
