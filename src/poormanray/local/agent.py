@@ -120,8 +120,10 @@ class Agent:
             self._life += 1
             self.online_since_s = None
             for task in self._running.values():
-                left = self._left_to_run if task.awaits_reboot else self._left_to_report
-                left.append(task)
+                if not task.awaits_reboot:
+                    self._left_to_report.append(task)
+                elif not task.cancelled:
+                    self._left_to_run.append(task)
             self._left_to_run.extend(self._waiting)
             self._running.clear()
             self._waiting.clear()
@@ -169,6 +171,8 @@ class Agent:
             if task is not None:
                 task.cancelled = True
                 execution = task.execution
+                if task.awaits_reboot:
+                    self._send(Reply(command_id, self.instance_id, Status.CANCELLED))
             else:
                 execution = None
                 kept = [task for task in self._waiting if task.order.command_id != command_id]

@@ -49,6 +49,18 @@ def test_194_reboots_and_runs_again() -> None:
     assert world.status(command_id, ids[0])[0] == "Success"
 
 
+def test_a_command_cancelled_before_its_reboot_does_not_run_again() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.end(Outcome(194))
+    world.service.call("CancelCommand", {"CommandId": command_id})
+    world.timers.pass_s(65)
+    assert world.machines.boots == ids * 2
+    assert len(world.machines.scripts) == 1
+    assert world.status(command_id, ids[0]) == ("Cancelled", "Cancelled")
+
+
 def test_194_for_ever_ends_after_15_runs() -> None:
     world = World()
     ids = world.boot()
