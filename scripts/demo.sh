@@ -42,7 +42,7 @@ find_python() {
 }
 
 corrupt() {
-  [[ -z ${PMR_DEMO_CORRUPT:-} ]] || sed -i.bak 's/"NAME":/"NAME":1/' results/part-03*.log
+  [[ -z ${PMR_DEMO_CORRUPT:-} ]] || sed -i.bak 's/"NAME":/"NAME":1/' results/3.log
 }
 
 story() {

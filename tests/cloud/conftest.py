@@ -120,16 +120,22 @@ def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
         yield command
 
 
+# The shell ends at once, so that the process is nobody's child: tests here count their own.
+WHEN_STDIN_CLOSES = 'exec 3<&0; (cat <&3; "$0" local down) >&2 &'
+
+
 def _end_with_us(command: Pmr) -> subprocess.Popen[bytes]:
     """Start a process that ends the cloud when its stdin closes: now, or when we are killed."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", 'cat; "$0" local down', PMR],
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", WHEN_STDIN_CLOSES, PMR],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=command.environment(),
         start_new_session=True,
     )
+    guard.wait(timeout=10)
+    return guard
 
 
 @pytest.fixture(scope="session")

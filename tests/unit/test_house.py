@@ -24,11 +24,9 @@ def functions(module: Path) -> Iterator[Function]:
 
 
 def lines(function: Function) -> int:
-    """Count the lines from `def` to the end; the docstring is free."""
-    first = function.body[0]
-    documented = ast.get_docstring(function) is not None
-    free = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
-    return (function.end_lineno or 0) - function.lineno + 1 - free
+    """Count the lines of a function's body; the docstring is free."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
