@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from poormanray.local.namespaces import layers
@@ -63,9 +65,45 @@ def test_mounts_cannot_be_undone(on: Guests) -> None:
     assert on.run(attack).stdout == b""
 
 
+def test_mounts_cannot_be_undone_with_all_rights_inside(on: Guests) -> None:
+    # As one who got hold of a process that has just entered and not yet given up its rights.
+    attack = """
+        for place in /usr /etc /; do
+            /usr/bin/mount -o remount,rw,bind $place || /usr/bin/mount -o remount,rw $place
+        done
+        for place in /etc/passwd /proc /root /usr /proc/sys; do /usr/bin/umount -l $place; done
+        if touch /usr/x; then echo written; fi
+        sed -n 's/^CapEff://p' /proc/self/status
+    """
+    on.says("true")
+    first, keeper = first_process_and_keeper(on)
+    outer, inner = f"/proc/{keeper}/ns", f"/proc/{first}/ns"
+    enter = ["nsenter", *([] if is_root() else ["--preserve-credentials"])]
+    said = subprocess.run(
+        [
+            *(*enter, f"--user={outer}/user", f"--pid={inner}/pid"),
+            *(*enter, f"--user={inner}/user", f"--mount={inner}/mnt", "sh", "-c", attack),
+        ],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert int(said.stdout, 16) >> 21 & 1, "it had the right to mount"
+    assert said.stderr.count("umount: ") == 5
+    assert on.says("head -n 1 /etc/passwd").startswith("root:x:0:0")
+
+
+def first_process_and_keeper(on: Guests) -> tuple[int, int]:
+    """Return the numbers that the only running instance's two own processes have outside."""
+    on.host.power_off(TWO)
+    (keeper,) = psutil.Process().children()
+    (first,) = keeper.children()
+    return first.pid, keeper.pid
+
+
 def test_capabilities_that_undo_mounts_are_gone(on: Guests) -> None:
     bounds = int(on.says("sed -n 's/^CapBnd:\\t//p' /proc/self/status"), 16)
-    dangerous = {"sys_module": 16, "sys_rawio": 17, "sys_ptrace": 19, "sys_admin": 21, "mknod": 27}
+    dangerous = {"sys_module": 16, "sys_rawio": 17, "sys_admin": 21, "mknod": 27}
     assert {name for name, number in dangerous.items() if bounds >> number & 1} == set()
     first = int(on.says("sed -n 's/^CapBnd:\\t//p' /proc/1/status"), 16)
     assert first == bounds

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,19 +184,24 @@ class InstanceFolder:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all in it, following no link; folders without permission too."""
+    """Remove a folder with all in it, following no link; folders without permission too.
 
-    def permit(function: Callable[..., object], name: str, error: object) -> None:
-        # A folder that its owner may not enter or change: allow it, then try again.
-        if not isinstance(error, tuple) or not isinstance(error[1], PermissionError):
-            raise error[1] if isinstance(error, tuple) else OSError(name)
-        for place in (Path(name).parent, Path(name)):
-            if stat.S_ISDIR(place.lstat().st_mode):
-                place.chmod(0o700)
-        if function in {os.open, os.scandir, os.lstat}:
-            shutil.rmtree(name)
-        else:
-            function(name)
+    Nothing may be changing it meanwhile.
+    """
+    if not path.is_symlink() and not path.exists():
+        return
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        _permit(path)
+        shutil.rmtree(path)
 
-    if path.is_symlink() or path.exists():
-        shutil.rmtree(path, onerror=permit)
+
+def _permit(path: Path) -> None:
+    """Let the owner enter and change a folder and those below it."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        folder.chmod(0o700)
+        with os.scandir(folder) as entries:
+            folders += [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -111,14 +111,21 @@ class Nested:
 
     def launch(self, errand: Errand, outputs: tuple[int, int]) -> Entered:
         """Start a script inside, as root."""
+        keeper = self._keeper
+        if keeper is None:
+            raise OSError(f"{self._folder.instance_id} is not running")
         kept = ",".join(f"+{name}" for name in KEPT_CAPABILITIES)
-        credentials = ["--preserve-credentials"] if self._folder.owner.count == 1 else []
-        enter = [tool("nsenter"), "-t", str(self._first), "-U", "-m", "-p", "-u", "-i"]
+        enter = [tool("nsenter")]
+        enter += ["--preserve-credentials"] if self._folder.owner.count == 1 else []
+        outer, inner = f"/proc/{keeper.pid}/ns", f"/proc/{self._first}/ns"
+        # Only from the outer user namespace, which owns the others, is the inner one entered.
+        outside = [f"--user={outer}/user", *(f"--{n}={inner}/{n}" for n in ("pid", "uts", "ipc"))]
+        inside = [f"--user={inner}/user", f"--mount={inner}/mnt"]
         confine = [tool("setpriv"), f"--bounding-set=-all,{kept}", "--inh-caps=-all"]
         run = ["/bin/sh", "-c", ENTER, errand.working_directory, f"/{errand.script}"]
         return Entered(
             subprocess.Popen(
-                [*enter, *credentials, *confine, *run],
+                [*enter, *outside, *enter, *inside, *confine, *run],
                 stdin=subprocess.DEVNULL,
                 stdout=outputs[0],
                 stderr=outputs[1],

@@ -1,8 +1,8 @@
 """Build one instance out of namespaces: a program of its own, run by the host and by nobody else.
 
-It is started as `python -I -S nest.py PLAN` and uses the standard library alone. Three processes
-come of it: the *keeper* (the host's child, outside), the *mapper* (writes the user mapping, ends)
-and the instance's first process. Keeper and first process both end when standard input closes,
+It is started as `python -I -S nest.py PLAN` and uses the standard library alone. Of its processes
+two stay: the *keeper* (the host's child, in the outer user namespace only) and the instance's
+first process (in the inner one). Keeper and first process both end when standard input closes,
 which is a pipe whose other end only the host holds; the kernel then ends the whole instance.
 The keeper never collects the first process, so that its process id cannot be used again.
 
@@ -26,12 +26,10 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
-PR_CAPBSET_DROP = 24
+PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
 
 # Left to root inside: what a machine's root needs for its own files, processes and users. Nothing
-# that can undo a mount or load code into the kernel. With sys_ptrace, root sees its own users'
-# processes, as on a machine; no process inside has more than this to be looked into for.
-# Numbers: linux/capability.h.
+# that makes mounts or loads code into the kernel. Numbers: linux/capability.h.
 KEPT_CAPABILITIES = {
     "chown": 0,
     "dac_override": 1,
@@ -291,6 +289,18 @@ def _change_root() -> None:
     _make_top_read_only()
 
 
+def _lock_mounts(plan: dict[str, Any]) -> None:
+    """Move into a second, inner user namespace, with the same users.
+
+    A mount that was made by an outer one cannot be undone from there, whatever the rights: of a
+    script inside, or those that one would gain from a process that is just entering.
+    """
+    # Switching users made our files in /proc the machine's root's, so that no mapper could write.
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _enter_user_namespace({**plan, "uid": 0, "gid": 0})
+    _check(libc.unshare(CLONE_NEWNS), "unshare mounts again")
+
+
 def _make_top_read_only() -> None:
     flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
     _mount("none", "/", flags=flags)
@@ -324,6 +334,7 @@ def _be_first_process(plan: dict[str, Any]) -> NoReturn:
         name = plan["hostname"].encode()
         _check(libc.sethostname(name, len(name)), "sethostname")
         _change_root()
+        _lock_mounts(plan)
         _drop_capabilities()
     except OSError as error:
         _give_up(error)

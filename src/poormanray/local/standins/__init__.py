@@ -32,6 +32,8 @@ def install(folder: Path, *, one_user: bool) -> None:
         _link(folder / name, NAMES[0])
     if one_user:
         _write(folder / "screen", "screen.sh")
+    else:
+        (folder / "screen").unlink(missing_ok=True)
     if not os.access("/usr/bin/python3", os.X_OK):
         _link(folder / "python3", f"{sys.base_prefix}/bin/python3")
 
