@@ -22,8 +22,9 @@ EVERYONE = "*"
 CHUNK = 50
 # Polls of one command: the first after a usual round trip, then wider and wider, so that a line
 # is shown within 3 s and silence costs little.
-FIRST_POLL_S = 0.7
-POLL_GROWTH = 1.25
+FIRST_POLL_S = 0.8
+FIRST_BULK_POLL_S = 0.5
+POLL_GROWTH = 1.3
 LONGEST_POLL_S = 1.5
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
@@ -68,7 +69,7 @@ class Flight:
     deadline_s: float
     large: bool
     next_poll_s: float
-    interval_s: float = FIRST_POLL_S
+    interval_s: float
 
 
 @dataclass(slots=True)
@@ -121,6 +122,7 @@ class Remote:
             self._send_some(order, ids[middle:], sent)
             return
         now_s = self._clock.now_s()
+        first_s = FIRST_BULK_POLL_S if order.large else FIRST_POLL_S
         sent.flights.append(
             Flight(
                 command_id=command_id,
@@ -128,7 +130,8 @@ class Remote:
                 sent_at_s=now_s,
                 deadline_s=now_s + order.deliver_timeout_s + order.window_s + 2 * SLACK_S,
                 large=order.large,
-                next_poll_s=now_s + jittered(FIRST_POLL_S),
+                next_poll_s=now_s + jittered(first_s),
+                interval_s=first_s * POLL_GROWTH,
             )
         )
 

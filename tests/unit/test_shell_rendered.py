@@ -9,9 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from poormanray.shell import Call, render
 
-SENT = render(Call("observe", ("job", "0"), 1_700_000_000, {"i-0123456789abcdef0": "0 0"}))
+
+def send(verb: str) -> str:
+    """Return the whole text of a send."""
+    return render(Call(verb, ("job", "0"), 1_700_000_000, {"i-0123456789abcdef0": "0 0"}))
 
 
 def shellcheck(text: str, dialect: str) -> str:
@@ -23,11 +28,13 @@ def shellcheck(text: str, dialect: str) -> str:
     return ended.stdout + ended.stderr
 
 
-def test_what_the_agent_starts() -> None:
-    assert shellcheck(SENT, "sh") == ""
+@pytest.mark.parametrize("verb", ["start", "observe"])
+def test_what_the_agent_starts(verb: str) -> None:
+    assert shellcheck(send(verb), "sh") == ""
 
 
-def test_what_it_unpacks() -> None:
-    packed = re.search(r"^PMR_SEND='([^']+)'$", SENT, re.MULTILINE)
+@pytest.mark.parametrize("verb", ["start", "observe"])
+def test_what_it_unpacks(verb: str) -> None:
+    packed = re.search(r"^PMR_SEND='([^']+)'$", send(verb), re.MULTILINE)
     assert packed is not None
     assert shellcheck(gzip.decompress(base64.b64decode(packed[1])).decode(), "bash") == ""

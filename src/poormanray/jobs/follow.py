@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer, Chunk
-from poormanray.jobs.logs import ANSWER_BYTES, Gap, LogCursor, Piece, Text, pick, waiting_bytes
+from poormanray.jobs.logs import (
+    ANSWER_BYTES,
+    LEAST_BYTES,
+    Gap,
+    LogCursor,
+    Piece,
+    Text,
+    pick,
+    waiting_bytes,
+)
 from poormanray.jobs.track import (
     Backlog,
     Happening,
@@ -42,8 +51,6 @@ MOST_FAILURES = 4
 MOST_PIECES = 60
 # A reader is told of a wait that is longer than this.
 LONG_READ_S = 20.0
-# What a round trip for bulk takes, about: an honest estimate needs it.
-ROUND_TRIP_S = 1.5
 
 
 class Follower:
@@ -77,6 +84,7 @@ class Follower:
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._told_backlog = False
+        self._round_trip_s = 0.0
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
         self._asked_ec2_s = clock.now_s()
@@ -161,7 +169,10 @@ class Follower:
         for flight, kind, asked in list(self._flights):
             if flight.next_poll_s > now_s:
                 continue
-            for reply in self._remote.poll(flight, flights=len(self._flights)):
+            replies = self._remote.poll(flight, flights=len(self._flights))
+            if replies and kind == "bulk":
+                self._round_trip_s = self._clock.now_s() - flight.sent_at_s
+            for reply in replies:
                 yield from self._take(reply, kind, asked.get(reply.instance_id, []))
         yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
@@ -268,7 +279,7 @@ class Follower:
             if reply.answer.facts.get("window") == "busy":
                 track.due_at_s = now_s + 1.0
         yield from self._take_events(track, reply.answer)
-        yield from self._take_logs(track, reply.answer, kind, asked)
+        yield from self._take_logs(track, reply.answer, asked)
         if self._lost_with_runner(track):
             yield self._give_up(track, "its runner has died; what had not started will not start")
 
@@ -289,7 +300,7 @@ class Follower:
         track.behind = int(answer.facts.get("events", "0")) > track.log.offset
 
     def _take_logs(
-        self, track: Track, answer: Answer, kind: str, asked: list[Piece]
+        self, track: Track, answer: Answer, asked: list[Piece]
     ) -> Iterator[Happening]:
         pieces = {piece.name: piece for piece in asked}
         raw = 0
@@ -302,7 +313,7 @@ class Follower:
             cursor.final = status is not None and status.state.ended
         for piece in asked:
             track.cursors[piece.name].asked -= 1
-        if kind == "bulk" and raw > ANSWER_BYTES:
+        if raw > LEAST_BYTES:
             track.ratio = max(1.0, 0.95 * raw / answer.packed_bytes)
         yield from self._tell_backlog()
 
@@ -313,16 +324,18 @@ class Follower:
         return LogGap(host, item.name, item.missing_bytes, item.why)
 
     def _tell_backlog(self) -> Iterator[Happening]:
-        if self._told_backlog:
+        # The first bulk tells how well the logs compress and how long a round trip takes.
+        if self._told_backlog or not self._round_trip_s:
             return
         size = waiting_bytes(c for t in self.tracks.values() for c in t.cursors.values())
         seconds = max(
             (
-                waiting_bytes(t.cursors.values()) / (t.ratio * ANSWER_BYTES * LANES) * ROUND_TRIP_S
+                waiting_bytes(t.cursors.values()) / (t.ratio * ANSWER_BYTES * LANES)
                 for t in self.tracks.values()
             ),
             default=0.0,
         )
+        seconds *= self._round_trip_s
         if seconds > LONG_READ_S:
             self._told_backlog = True
             yield Backlog(size, seconds)

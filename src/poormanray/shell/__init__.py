@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ SMALL_ANSWER_CHARS = 2_400
 # GetCommandInvocation returns 24,000; plain base64 below 20,000 bytes cannot exceed what the agent
 # can deliver (a reply above 120,000 bytes of JSON is dropped).
 LARGE_ANSWER_CHARS = 19_500
+
+# What shellcheck is told stays: the text of a send is checked too.
+_COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
 LIBRARY = ("ledger.sh", "answer.sh", "verbs.sh")
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
@@ -59,7 +63,8 @@ def _text(name: str) -> str:
 
 @cache
 def _library(names: tuple[str, ...]) -> bytes:
-    return "".join(_text(name) for name in names).encode()
+    """Return the files as one text, without the comments that every send would carry."""
+    return _COMMENT.sub("", "".join(_text(name) for name in names)).encode()
 
 
 def _assignments(call: Call, library_size: int) -> str:

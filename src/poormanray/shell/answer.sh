@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # What an instance answers: one envelope on stdout, nothing else, and always exit code 0.
 #
 #   PMR1 <more> <length> <sha256, 16 digits> <base64 of gzip of the body>

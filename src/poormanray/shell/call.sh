@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The end of a send: its words (VERB, ARGS, TABLE and the rest) were set just before.
 
 SEND=$0

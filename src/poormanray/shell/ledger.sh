@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The ledger of one instance: where its files are, events, claims, and what "running" means.
 # Needs bash >= 4.2, coreutils and util-linux; nothing here may write to stdout.
 

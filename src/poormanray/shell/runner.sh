@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The runner of one job on one instance: K slots that claim tasks from the queue and run them.
 # It lives in its own screen session, outside the process group of any command.
 

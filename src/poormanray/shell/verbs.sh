@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The verbs: what a client can ask of an instance. Each ends in one answer.
 
 my_row() { # sets ROW to this instance's line of the call's table, without its id
@@ -46,18 +47,22 @@ missing_parts() { # sets MISSING to the numbers of the parts that have not arriv
     done
 }
 
+sections() { # folder; stdin is the bundle: cut into its named parts, in order
+    local name size
+    # GNU head never reads more than it was asked for, so the next one goes on where it stopped.
+    while read -r -u 9 name size; do
+        head -c "$size" >"$1/$name" || return
+    done 9<<<"$SECTIONS"
+}
+
 unpack() { # into a folder of its own; the commit is one rename
-    local new=$1 at=0 name size sum
+    local new=$1 sum
     mkdir -p "$new"/{claims,logs,why,holes,slots} "$new/scripts" "$PMR_ROOT/work" &&
         gather "$new/bundle.gz" || return
     read -r sum _ < <(sha256sum "$new/bundle.gz")
     [[ $sum == "$DIGEST" ]] || { fact refused digest; return 1; }
-    gzip -dc <"$new/bundle.gz" >"$new/bundle" || return
-    while read -r name size; do
-        take "$new/bundle" "$at" "$size" >"$new/$name" || return
-        at=$((at + size))
-    done <<<"$SECTIONS"
-    rm -f "$new/bundle" "$new/bundle.gz"
+    gzip -dc <"$new/bundle.gz" | sections "$new" || return
+    rm -f "$new/bundle.gz"
     my_queue "$new/manifest" >"$new/queue" &&
         head -c "$LIBRARY_SIZE" "$SEND" >"$new/library.sh" &&
         head -c 65536 /dev/zero >"$new/reserve" &&
