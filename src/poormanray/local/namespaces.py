@@ -103,8 +103,8 @@ class Nested:
             data = os.read(report.fileno(), 4096) if ready else b""
             said += data
             if not data or b"error: " in said:
-                reason = said.decode(errors="replace").rpartition("error: ")[2].strip()
-                raise OSError(f"the instance did not boot: {reason or 'no answer'}")
+                _, _, reason = said.decode(errors="replace").partition("error: ")
+                raise OSError(f"the instance did not boot: {reason.strip() or 'no answer'}")
         report.close()
         words = said.split()
         return int(words[words.index(b"pid") + 1])

@@ -117,11 +117,20 @@ def _mounts_below(target: str) -> list[tuple[str, int]]:
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             words = line.split()
-            path = os.fsdecode(words[4].decode("unicode_escape").encode("latin-1"))
+            path = _unescaped(words[4])
             if path == target or path.startswith(target + "/"):
                 options = words[5].decode().split(",")
                 found.append((path, sum(known.get(option, 0) for option in options)))
     return found
+
+
+def _unescaped(word: bytes) -> str:
+    """Return a path from mountinfo, where blanks and the like are octal numbers.
+
+    By hand: by now the interpreter may be out of reach, so that no codec can be loaded.
+    """
+    first, *rest = word.split(b"\\")
+    return os.fsdecode(first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest))
 
 
 def _cover(path: str) -> None:
