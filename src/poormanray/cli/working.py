@@ -38,53 +38,50 @@ class Manner:
     job_id: str = ""
 
 
+_JOB_OPTIONS = (
+    click.option(
+        "-u",
+        "--instance-username",
+        "user",
+        default="",
+        help="Run as this user (default: ec2-user, else the image's own).",
+    ),
+    click.option("-T", "--timeout", type=DURATION, help="End a task after this long."),
+    click.option(
+        "--deliver-timeout",
+        type=DURATION,
+        default="2m",
+        show_default=True,
+        help="Give up on an instance that does not pick the job up.",
+    ),
+    click.option(
+        "--wait-timeout", type=DURATION, help="Stop watching after this long; the job goes on."
+    ),
+    click.option(
+        "--env",
+        multiple=True,
+        type=KEY_VALUE,
+        help="Variable for the tasks; public: SSM keeps it for 30 days.",
+    ),
+    click.option(
+        "--files",
+        multiple=True,
+        metavar="PATH",
+        help="File or folder to put into each task's folder; repeatable.",
+    ),
+    click.option("--job-name", default="", help="A name for the job."),
+    click.option(
+        "--job-id",
+        default="",
+        metavar="ID",
+        help="Submit again what was cut off; nothing starts twice.",
+    ),
+)
+
+
 def job_options(command: Decorated) -> Decorated:
     """Add the options that every command which makes a job has."""
-    for option in reversed(
-        (
-            click.option(
-                "-u",
-                "--instance-username",
-                "user",
-                default="",
-                help="Run as this user (default: ec2-user, else the image's own).",
-            ),
-            click.option("-T", "--timeout", type=DURATION, help="End a task after this long."),
-            click.option(
-                "--deliver-timeout",
-                type=DURATION,
-                default=120.0,
-                metavar="DURATION",
-                help="Give up on an instance that does not pick the job up (2m).",
-            ),
-            click.option(
-                "--wait-timeout",
-                type=DURATION,
-                help="Stop watching after this long; the job goes on.",
-            ),
-            click.option(
-                "--env",
-                "env",
-                multiple=True,
-                type=KEY_VALUE,
-                help="Variable for the tasks; public: SSM keeps it for 30 days.",
-            ),
-            click.option(
-                "--files",
-                "files",
-                multiple=True,
-                metavar="PATH",
-                help="File or folder to put into each task's folder; repeatable.",
-            ),
-            click.option("--job-name", default="", help="A name for the job."),
-            click.option(
-                "--job-id",
-                default="",
-                metavar="ID",
-                help="Submit again what was cut off; nothing starts twice.",
-            ),
-        )
-    ):
+    for option in reversed(_JOB_OPTIONS):
         command = option(command)
     return command
 
@@ -104,16 +101,12 @@ def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
     """
     found: dict[str, HelperFile] = {}
     for word in paths:
-        top = Path(word)
+        top = Path(word).resolve()
         if not top.exists():
             raise UsageProblem(f"--files: there is no {word}", "check the path")
         inner = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]
         for path in inner:
-            name = str(
-                path.relative_to(top.resolve().parent if top.is_dir() else top.parent)
-                if top.is_absolute() or not top.is_dir()
-                else Path(top.resolve().name) / path.relative_to(top)
-            )
+            name = str(path.relative_to(top.parent))
             if name in found:
                 raise UsageProblem(f"--files: two files would be {name}", "rename one of them")
             found[name] = HelperFile(name, read_file(path), path.stat().st_mode & 0o755)
