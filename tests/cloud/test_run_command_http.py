@@ -304,6 +304,18 @@ def test_presigned_urls(pmr: Pmr, client: ClientFactory) -> None:
         urllib.request.urlopen(urllib.request.Request(get, method="DELETE"))
 
 
+@pytest.mark.parametrize(
+    "key", ["a b/&=+%?#x", "a%20b", "//dd//e", "\u043a\u043b\u044e\u0447", "'<>"]
+)
+def test_keys_of_objects_survive(client: ClientFactory, key: str) -> None:
+    s3 = client("s3")
+    s3.create_bucket(Bucket="keys")
+    s3.put_object(Bucket="keys", Key=key, Body=b"body")
+    listed = s3.list_objects_v2(Bucket="keys", Prefix=key)["Contents"]
+    assert [one["Key"] for one in listed] == [key]
+    assert s3.get_object(Bucket="keys", Key=key)["Body"].read() == b"body"
+
+
 def test_calls_are_counted(site: Site, pmr: Pmr) -> None:
     before = pmr.json("local", "status")["calls"]["ssm"]["ListCommands"]
     site.ssm.list_commands()

@@ -48,7 +48,10 @@ def local() -> None:
 )
 @_json_option
 def up(port: int, time_scale: float | None, words: tuple[str, ...], json: bool) -> None:  # noqa: FBT001 (a flag)
-    """Start the local cloud."""
+    """Start the local cloud.
+
+    `pmr local status --json` names the delays that --set changes, such as delivery_s.
+    """
     out = Output(json=json)
     wanted = [*words, *([f"time_scale={time_scale}"] if time_scale else [])]
     _check(wanted)

@@ -22,6 +22,7 @@ SETTINGS = {
     "MOTO_ENABLE_AMI_VALIDATION": "1",
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "1",
     "MOTO_ACCOUNT_ID": ACCOUNT,
+    "MOTO_DISABLE_GLOBAL_CORS": "1",  # no page in a browser may read an answer
 }
 
 Environ = dict[str, Any]
@@ -76,6 +77,8 @@ class Moto:
         """
         payload = request.body if body is None else body
         environ = dict(request.environ)
+        # Where moto looks for the path as it came; PATH_INFO has lost which % was meant.
+        environ["RAW_URI"] = request.path + (f"?{request.query}" if request.query else "")
         environ["wsgi.input"] = io.BytesIO(payload)
         environ["CONTENT_LENGTH"] = str(len(payload))
         started: list[Any] = []
