@@ -151,6 +151,13 @@ def test_an_unknown_setting_does_not_start(own: Pmr) -> None:
     assert "colour" in refused.stderr
 
 
+@pytest.mark.parametrize("where", ["/etc/passwd", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_one(tmp_path: Path, where: str) -> None:
+    refused = Pmr(tmp_path, Path(where))("local", "up", check=False)
+    assert refused.returncode == 2
+    assert "PMR_LOCAL_DIR" in refused.stderr
+
+
 def test_a_port_can_be_chosen(own: Pmr) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -173,6 +173,8 @@ class Daemon:
             handle = os.open(self.folder / "running.lock", os.O_RDWR)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -181,12 +183,21 @@ class Daemon:
             os.close(handle)
         return False
 
+    def _unusable(self, error: OSError) -> UsageProblem:
+        return UsageProblem(
+            f"{self.folder} cannot hold a local cloud: {error.strerror}",
+            "set PMR_LOCAL_DIR to a folder of your own",
+        )
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold off others who would start or end the daemon at the same time."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        handle = os.open(self.folder / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            handle = os.open(self.folder / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
