@@ -11,6 +11,7 @@ import click
 from poormanray.cli.options import App, aws_options, cluster_option, instance_option
 from poormanray.cli.watching import ending, iso, outcome_row, readable_s
 from poormanray.errors import ExitCode, NotFound
+from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
@@ -247,26 +248,34 @@ def cancel(
             f"job {known.summary.job_id} has no such task or instance",
             f"pmr status {known.summary.job_id} -n {name}",
         )
-    names = {host.instance_id: host.name for host in hosts}
-    missed, survivors = 0, 0
-    for reply in cancel_on(fleet, known.summary.job_id, list(names), task=task):
-        facts = reply.answer.facts if reply.answer else {}
-        left = int(facts.get("survivors", "0"))
-        survivors += left
-        why = reply.problem or facts.get("refused", "")
-        missed += bool(why)
-        if why or left:
-            text = f"not cancelled: {why}" if why else f"{left} processes would not end"
-            app.out.note(f"[{names[reply.instance_id]}] {text}")
-    what = f"task {task} of job" if task is not None else "job"
-    done = len(hosts) - missed
-    app.out.line(f"{what} {known.summary.job_id} cancelled on {done} of {len(hosts)} instances")
-    app.out.document(
+    return _show_cancelled(
+        app.out,
+        known.summary.job_id,
+        task,
+        cancel_on(fleet, known.summary.job_id, hosts, task=task),
+    )
+
+
+def _show_cancelled(out: Output, job_id: str, task: int | None, done: Sequence[Cancelled]) -> int:
+    for one in done:
+        if one.problem:
+            out.note(f"[{one.host.name}] not cancelled: {one.problem}")
+        elif one.survivors:
+            out.note(f"[{one.host.name}] {one.survivors} processes would not end")
+    count = sum(one.tasks for one in done)
+    missed = sum(1 for one in done if one.problem)
+    survivors = sum(one.survivors for one in done)
+    what = f"job {job_id}" if task is None else f"task {task} of job {job_id}"
+    if count:
+        out.line(f"{what}: {count} tasks cancelled on {len(done) - missed} instances")
+    elif not missed:
+        out.line(f"{what} had ended already: nothing to cancel")
+    out.document(
         {
-            "job": known.summary.job_id,
+            "job": job_id,
             "task": task,
-            "cancelled_on": done,
-            "missed": missed,
+            "tasks_cancelled": count,
+            "instances_missed": missed,
             "survivors": survivors,
         }
     )

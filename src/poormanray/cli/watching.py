@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from poormanray.cli.output import harmless
-from poormanray.errors import ExitCode
+from poormanray.errors import ExitCode, PmrError
 from poormanray.jobs.track import Backlog, Happening, HostProblem, LogGap, LogText, TaskChanged
 from poormanray.ledger import REASONS, TaskState, TaskStatus
 
@@ -209,5 +209,10 @@ def watched(
         out.note("interrupted: the job goes on; to watch it again:")
         out.note(f"  {again}")
         return ExitCode.INTERRUPTED
+    except PmrError:
+        watcher.finish()
+        out.note("lost sight of the job, which goes on; to watch it again:")
+        out.note(f"  {again}")
+        raise
     watcher.finish()
     return None

@@ -18,7 +18,8 @@ from poormanray.jobs.listing import load
 from poormanray.jobs.outcome import Outcome, exit_code, outcomes
 from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
 from poormanray.jobs.track import Track, Wanted
-from poormanray.ledger import HelperFile, Job, TaskState, ended_counts, is_job_id
+from poormanray.ledger import TaskState, ended_counts, is_job_id
+from poormanray.manifest import HelperFile, Job
 from poormanray.model import Instance, Selection
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def summary_event(
 
 def _resumed(fleet: Fleet, job: Job) -> Job:
     """Return the job as its ledgers know it, if any does: who runs what was decided then."""
-    from poormanray.ledger import content_digest
+    from poormanray.manifest import content_digest
 
     try:
         known = load(fleet, job.job_id)

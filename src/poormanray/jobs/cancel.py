@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from poormanray.jobs.fleet import Fleet
-from poormanray.remote import Order, Reply
+from poormanray.manifest import Host
+from poormanray.remote import Order
 from poormanray.shell import Call
 
 # TERM, then KILL after this many seconds.
 GRACE_S = 5
 
 
-def cancel(
-    fleet: Fleet, job_id: str, instance_ids: Sequence[str], *, task: int | None = None
-) -> Iterator[Reply]:
-    """End a job (or one task of it); yield each instance's reply.
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancel came to on one instance.
 
-    The answer's fact `survivors` counts processes that would not end.
+    `tasks` counts those that had not ended, `survivors` processes that would not end; `problem`
+    says why nothing was done.
     """
+
+    host: Host
+    tasks: int = 0
+    survivors: int = 0
+    problem: str = ""
+
+
+def cancel(
+    fleet: Fleet, job_id: str, hosts: Sequence[Host], *, task: int | None = None
+) -> list[Cancelled]:
+    """End a job (or one task of it), and tell for each instance what came of it."""
     words = (job_id, "-" if task is None else str(task), str(GRACE_S))
     order = Order(
         Call("cancel", words, 0), {}, window_s=GRACE_S * 4, comment=f"pmr cancel {job_id}"
     )
-    yield from fleet.remote.ask(order, instance_ids)
+    by_id = {host.instance_id: host for host in hosts}
+    ended = []
+    for reply in fleet.remote.ask(order, list(by_id)):
+        facts = reply.answer.facts if reply.answer else {}
+        ended.append(
+            Cancelled(
+                by_id[reply.instance_id],
+                tasks=int(facts.get("cancelled", "0")),
+                survivors=int(facts.get("survivors", "0")),
+                problem=reply.problem or facts.get("refused", ""),
+            )
+        )
+    return ended

@@ -28,7 +28,7 @@ from poormanray.jobs.track import (
     Track,
     Wanted,
 )
-from poormanray.ledger import Host
+from poormanray.manifest import Host
 from poormanray.model import InstanceState
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
@@ -299,9 +299,7 @@ class Follower:
                     cursor.todo.append(Piece(status.key, -self._wanted.from_end_bytes))
         track.behind = int(answer.facts.get("events", "0")) > track.log.offset
 
-    def _take_logs(
-        self, track: Track, answer: Answer, asked: list[Piece]
-    ) -> Iterator[Happening]:
+    def _take_logs(self, track: Track, answer: Answer, asked: list[Piece]) -> Iterator[Happening]:
         pieces = {piece.name: piece for piece in asked}
         raw = 0
         for record in answer.records:

@@ -9,13 +9,8 @@ from poormanray.envelope import Answer, Chunk
 from poormanray.errors import NotFound, NotReached
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
-from poormanray.ledger import (
-    JobSummary,
-    Manifest,
-    decode_manifest,
-    decode_meta,
-    is_job_id,
-)
+from poormanray.ledger import is_job_id
+from poormanray.manifest import JobSummary, Manifest, decode_manifest, decode_meta
 from poormanray.remote import EVERYONE, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from poormanray.errors import ExitCode
 from poormanray.jobs.track import Track
-from poormanray.ledger import REASONS, Host, Manifest, TaskState, TaskStatus
+from poormanray.ledger import REASONS, TaskState, TaskStatus
+from poormanray.manifest import Host, Manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from poormanray.errors import NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
-from poormanray.ledger import HelperFile, Host, Job, encode_sections, new_job_id
+from poormanray.ledger import new_job_id
+from poormanray.manifest import HelperFile, Host, Job, encode_sections
 from poormanray.model import Instance
 from poormanray.remote import Order
 from poormanray.schedule import spread

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.track import LogText, Track
-from poormanray.ledger import Host
+from poormanray.manifest import Host
 
 # A first guess at how long lines are; a log of longer ones is read again, from further back.
 LINE_BYTES = 160

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from poormanray.jobs.logs import LogCursor
-from poormanray.ledger import EventLog, Host, TaskState, TaskStatus
+from poormanray.ledger import EventLog, TaskState, TaskStatus
+from poormanray.manifest import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,7 @@ class Track:
 
     def status(self, task: int) -> TaskStatus:
         """Return the newest attempt of a task, PENDING where the ledger has none."""
-        attempts = [key for key in self.log.tasks if key[0] == task]
-        if not attempts:
-            return TaskStatus(task, 1, TaskState.PENDING)
-        return self.log.tasks[max(attempts)]
+        return self.log.newest.get(task) or TaskStatus(task, 1, TaskState.PENDING)
 
     def by_key(self, key: str) -> TaskStatus | None:
         """Return the attempt that a log's name stands for."""
@@ -114,5 +112,4 @@ class Track:
     @property
     def all_ended(self) -> bool:
         """Say whether every task that was spread to the instance has ended."""
-        ended = {task for (task, _), status in self.log.tasks.items() if status.state.ended}
-        return ended.issuperset(self.host.tasks)
+        return self.log.ended.issuperset(self.host.tasks)

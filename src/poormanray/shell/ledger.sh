@@ -97,7 +97,8 @@ runner_state() { # sets RUNNER to new, running, done or dead
     [[ -s $JOB_DIR/runner ]] || return 0
     read -r pid start boot <"$JOB_DIR/runner"
     boot_id
-    RUNNER=dead
+    RUNNER=dead FATE=lost
+    [[ $boot == "$BOOT" ]] || FATE=rebooted
     if [[ $boot == "$BOOT" ]] && started_at "$pid" && [[ $STARTED == "$start" ]]; then
         RUNNER=running
     elif [[ -e $JOB_DIR/done ]]; then
@@ -179,17 +180,16 @@ end_task() { # task.attempt reason grace; leaves the reason for whoever reaps th
 
 # --- what a dead runner leaves behind ---------------------------------------------------------
 
-unended() { # sets OPEN to the task.attempt of every task that started and has no end
-    local kind task attempt rest
-    local -A running=()
+unended() { # sets OPEN to the task.attempt of everything that was claimed and has no end
+    local kind task attempt rest file
+    local -A ended=()
     while read -r kind _ task attempt rest; do
-        case $kind in
-            S) running[$task.$attempt]=1 ;;
-            E) unset "running[$task.$attempt]" ;;
-        esac
+        [[ $kind == E ]] && ended[$task.$attempt]=1
     done <"$JOB_DIR/events"
     OPEN=()
-    ((${#running[@]})) && OPEN=("${!running[@]}")
+    for file in "$JOB_DIR"/claims/*; do
+        [[ -e $file && -z ${ended[${file##*/}]-} ]] && OPEN+=("${file##*/}")
+    done
     return 0
 }
 
@@ -205,7 +205,7 @@ settle() { # writes LOST for what a dead runner was running; once, under the job
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             end_processes "$key" 0
             now
-            event E "$NOW" "${key%.*}" "${key#*.}" - lost
+            event E "$NOW" "${key%.*}" "${key#*.}" - "$FATE"
         done
         now
         event J "$NOW" runner-lost

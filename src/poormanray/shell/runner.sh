@@ -120,6 +120,8 @@ run_task() { # task attempt
     started_at "$pid"
     event S "$NOW" "$1" "$2" "$SLOT" "$pid" "${STARTED:-0}" "$BOOT"
     printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
+    # Cancelled just before there was a process to end.
+    [[ -s $JOB_DIR/why/$key ]] && end_processes "$key" 5
     if [[ $META_timeout != 0 ]]; then
         time_limit "$key" &
         limit=$!

@@ -257,14 +257,14 @@ cancel_pending() { # task or ""; claims what has not started, so that it never w
         if claim "$task.$attempt"; then
             now
             event E "$NOW" "$task" "$attempt" - cancelled
+            CANCELLED=$((CANCELLED + 1))
         fi
     done <"$JOB_DIR/queue"
 }
 
 verb_cancel() { # job task-or-dash grace
     local only=${2#-} key left=0
-    WANTED='' EVENTS_AT=
-    my_row
+    WANTED='' EVENTS_AT='' CANCELLED=0
     if expired; then
         :
     elif ! open_job "$1"; then
@@ -276,6 +276,7 @@ verb_cancel() { # job task-or-dash grace
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             [[ -z $only || $only == "${key%.*}" ]] || continue
             [[ -e $JOB_DIR/why/$key ]] || printf 'cancelled\n' >"$JOB_DIR/why/$key"
+            CANCELLED=$((CANCELLED + 1))
         done
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             [[ -z $only || $only == "${key%.*}" ]] || continue
@@ -284,6 +285,7 @@ verb_cancel() { # job task-or-dash grace
         done
         [[ -z $only ]] && { end_processes '' 0; left=$((left + ${#PIDS[@]})); }
         fact survivors "$left"
+        fact cancelled "$CANCELLED"
         runner_facts
     fi
     answer "$SMALL"

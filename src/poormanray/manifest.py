@@ -1,0 +1,200 @@
+"""What a job is: its manifest, which every instance of the job holds whole."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from poormanray.schedule import decode_ids, encode_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One instance of a job, and the ids of the tasks that were spread to it."""
+
+    host_index: int
+    instance_id: str
+    name: str
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HelperFile:
+    """A file that lies in every task's folder; `mode` is its permission bits."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a job is, known before anything is sent."""
+
+    job_id: str
+    kind: str
+    cluster: str
+    region: str
+    hosts: tuple[Host, ...]
+    task_names: tuple[str, ...]
+    script_of: tuple[int, ...]
+    scripts: tuple[bytes, ...]
+    name: str = ""
+    submitter: str = ""
+    slots: str = "1"
+    timeout_s: float = 0.0
+    user: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    helper_files: tuple[HelperFile, ...] = ()
+    log_cap_bytes: int = 1 << 30
+    created_at: int = 0
+
+
+def _b64(text: str) -> str:
+    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii") or "="
+
+
+def _unb64(text: str) -> str:
+    try:
+        return base64.b64decode("" if text == "=" else text).decode("utf-8", "surrogateescape")
+    except (binascii.Error, UnicodeDecodeError):
+        return "?"
+
+
+def content_digest(job: Job) -> str:
+    """Return a digest of what the job's tasks would do: scripts, names, files, environment."""
+    hashed = hashlib.sha256()
+    for number, name in zip(job.script_of, job.task_names, strict=True):
+        hashed.update(hashlib.sha256(job.scripts[number]).digest() + _b64(name).encode() + b"\n")
+    for item in job.helper_files:
+        hashed.update(hashlib.sha256(item.data).digest() + _b64(item.path).encode())
+    for key in sorted(job.env):
+        hashed.update(f"{key}={_b64(job.env[key])}\n".encode())
+    return hashed.hexdigest()
+
+
+def encode_meta(job: Job) -> bytes:
+    """Return the ledger's `meta` file: one `key=value` each line."""
+    values = {
+        "id": job.job_id,
+        "kind": job.kind,
+        "cluster": job.cluster,
+        "region": job.region,
+        "name": _b64(job.name),
+        "submitter": _b64(job.submitter),
+        "created": str(job.created_at),
+        "tasks": str(len(job.task_names)),
+        "hosts": str(len(job.hosts)),
+        "slots": job.slots,
+        "timeout": f"{job.timeout_s:g}",
+        "user": job.user,
+        "log_cap": str(job.log_cap_bytes),
+        "digest": content_digest(job),
+    }
+    return "".join(f"{key}={value}\n" for key, value in values.items()).encode("ascii")
+
+
+def encode_sections(job: Job) -> list[tuple[str, bytes]]:
+    """Return the named parts of a job's bundle, in the order in which an instance unpacks them."""
+    content = bytearray()
+    lines: list[str] = []
+    for number, script in enumerate(job.scripts):
+        lines.append(f"S {number} {len(content)} {len(script)}")
+        content += script
+    for item in job.helper_files:
+        lines.append(f"F {len(content)} {len(item.data)} {item.mode:o} {_b64(item.path)}")
+        content += item.data
+    for host in job.hosts:
+        lines.append(f"H {host.host_index} {host.instance_id} {_b64(host.name)}")
+        lines.append(f"Q {host.instance_id} {encode_ids(host.tasks)}")
+    for task, (script_number, name) in enumerate(zip(job.script_of, job.task_names, strict=True)):
+        lines.append(f"T {task} {script_number} {_b64(name)}")
+    env = "".join(f"{key}={value}\0" for key, value in job.env.items())
+    return [
+        ("meta", encode_meta(job)),
+        ("manifest", ("\n".join(lines) + "\n").encode("ascii")),
+        ("env", env.encode("utf-8", "surrogateescape")),
+        ("content", bytes(content)),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """A job as a ledger describes it: its meta, and (from a list of jobs) one instance's counts."""
+
+    job_id: str
+    kind: str
+    cluster: str
+    name: str
+    submitter: str
+    created_at: int
+    task_count: int
+    host_count: int
+    digest: str
+    timeout_s: float
+    slots: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    runner: str = ""
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def decode_meta(data: bytes) -> JobSummary:
+    """Read a `meta` file, with the counts that a list of jobs adds to it."""
+    values = dict(
+        line.split("=", 1) for line in data.decode("ascii", "replace").splitlines() if "=" in line
+    )
+    timeout = values.get("timeout", "0")
+    return JobSummary(
+        job_id=values.get("id", ""),
+        kind=values.get("kind", ""),
+        cluster=values.get("cluster", ""),
+        name=_unb64(values.get("name", "=")),
+        submitter=_unb64(values.get("submitter", "=")),
+        created_at=_number(values.get("created", "")),
+        task_count=_number(values.get("tasks", "")),
+        host_count=_number(values.get("hosts", "")),
+        digest=values.get("digest", ""),
+        timeout_s=float(timeout) if timeout.replace(".", "", 1).isdecimal() else 0.0,
+        slots=values.get("slots", "1"),
+        counts={
+            key: _number(values[key])
+            for key in ("queued", "succeeded", "failed", "running")
+            if key in values
+        },
+        runner=values.get("runner", ""),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Who runs what, as every instance of the job holds it."""
+
+    hosts: tuple[Host, ...]
+    task_names: Mapping[int, str]
+
+    def host_of(self, task: int) -> Host | None:
+        """Return the instance to which a task was spread."""
+        return next((host for host in self.hosts if task in host.tasks), None)
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Read a `manifest` file."""
+    hosts: dict[str, Host] = {}
+    names: dict[int, str] = {}
+    for line in data.decode("ascii", "replace").splitlines():
+        match line.split(" "):
+            case ["H", index, instance_id, name]:
+                hosts[instance_id] = Host(int(index), instance_id, _unb64(name), ())
+            case ["Q", instance_id, ids] if instance_id in hosts:
+                host = hosts[instance_id]
+                tasks = tuple(decode_ids(ids))
+                hosts[instance_id] = Host(host.host_index, instance_id, host.name, tasks)
+            case ["T", task, _, name]:
+                names[int(task)] = _unb64(name)
+    return Manifest(tuple(hosts.values()), names)
