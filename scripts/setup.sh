@@ -151,4 +151,6 @@ need_screen() {
       quietly as_root "${installing[@]}"
       ;;
   esac || stop "GNU screen could not be installed" "${installing[*]}"
+  hash -r
+  command -v screen >/dev/null || stop "GNU screen is still missing" "install it by hand"
 }

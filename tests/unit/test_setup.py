@@ -20,7 +20,7 @@ class Machine:
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.calls = folder / "calls"
-        for name in ("basename", "cat", "cksum", "cut", "dirname", "env", "mkdir"):
+        for name in ("basename", "cat", "cksum", "cut", "dirname", "env", "ln", "mkdir"):
             self.bin.joinpath(name).symlink_to(shutil.which(name) or name)
 
     def has(self, name: str, script: str = "") -> None:
@@ -78,7 +78,7 @@ def test_nothing_is_installed_when_screen_is_there(machine: Machine) -> None:
     ],
 )
 def test_who_may_installs_screen(machine: Machine, manager: str, calls: list[str]) -> None:
-    machine.has(manager)
+    machine.has(manager, f"[[ $* != *screen* ]] || ln -s {BASH} {machine.bin}/screen")
     ended = machine.run('may_be_root() { true; }; as_root() { "$@"; }; need_screen')
     assert ended.returncode == 0, ended.stderr
     assert machine.called() == calls
@@ -98,6 +98,13 @@ def test_a_failed_installation_is_shown_and_ends_it(machine: Machine) -> None:
     assert ended.returncode == 1
     assert "no such package" in ended.stderr
     assert "next: dnf install -y screen" in ended.stderr
+
+
+def test_an_installation_that_brings_nothing_is_no_success(machine: Machine) -> None:
+    machine.has("dnf")
+    ended = machine.run('may_be_root() { true; }; as_root() { "$@"; }; need_screen')
+    assert ended.returncode == 1
+    assert "error: GNU screen is still missing" in ended.stderr
 
 
 def test_the_folder_can_be_chosen(machine: Machine) -> None:
