@@ -26,7 +26,6 @@ class Listed:
     counts: Mapping[str, int]
     hosts_seen: int
     running: bool
-    stalled: bool
 
     @property
     def state(self) -> str:
@@ -34,7 +33,7 @@ class Listed:
         if self.running:
             return "RUNNING"
         counts = self.counts
-        if self.stalled or counts["succeeded"] + counts["failed"] < counts["queued"]:
+        if counts["succeeded"] + counts["failed"] < counts["queued"]:
             return "STALLED"
         if self.hosts_seen < self.summary.host_count:
             return "PARTLY KNOWN"
@@ -69,7 +68,6 @@ def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dic
             counts=entry.counts,
             hosts_seen=len(entry.runners),
             running=any(runner in ("running", "new") for runner in entry.runners),
-            stalled="dead" in entry.runners,
         )
         for _, entry in sorted(found.items(), reverse=True)
     ]

@@ -5,6 +5,7 @@
 SEND=$0
 BOX=${0%/*}
 begin_answer
+expired && exit 0
 case $VERB in
     start | put | observe | cancel | jobs | probe) "verb_$VERB" ${ARGS[@]+"${ARGS[@]}"} ;;
 esac

@@ -12,10 +12,12 @@ my_row() { # sets ROW to this instance's line of the call's table, without its i
 
 expired() { # a command that arrives after its time must not act: the agent may hand it over days later
     local clock
-    clock=$(date +%s)
+    printf -v clock '%(%s)T' -1
     fact clock "$clock"
     ((clock > NOT_AFTER)) || return 1
     fact refused expired
+    WANTED='' EVENTS_AT='' JOB_DIR=''
+    answer "$SMALL"
 }
 
 runner_facts() {
@@ -129,7 +131,7 @@ launch() { # starts the runner unless it was started before; the caller holds th
     if [[ -d /run/systemd/system ]] && command -v systemd-run >/dev/null; then
         # Out of the agent's cgroup: neither its restart nor an out-of-memory kill takes us along.
         scope=(systemd-run --quiet --scope "--unit=$session" -p OOMPolicy=continue --)
-        "${scope[@]}" true 2>/dev/null ||
+        systemd-run --quiet --scope -p OOMPolicy=continue -- true 2>/dev/null ||
             scope=(systemd-run --quiet --scope "--unit=$session" --)
     fi
     # The runner's own environment is small and known; what tasks see is built on it.
@@ -150,7 +152,7 @@ launch() { # starts the runner unless it was started before; the caller holds th
 verb_start() { # then observes for a first window
     CALL_JOB=$1
     shift
-    if expired || ! commit; then
+    if ! commit; then
         WANTED=
         answer "$SMALL"
         return
@@ -163,7 +165,7 @@ verb_start() { # then observes for a first window
 verb_put() { # job part
     local folder=$PMR_ROOT/stage/$1 sum
     WANTED=
-    if ! expired && mkdir -p "$folder"; then
+    if mkdir -p "$folder"; then
         tail -c "+$((BUNDLE_AT + 1))" "$SEND" >"$folder/.$2"
         read -r sum _ < <(sha256sum "$folder/.$2")
         if [[ $sum == "$DIGEST" ]] && mv -f "$folder/.$2" "$folder/$2"; then
@@ -265,9 +267,7 @@ cancel_pending() { # task or ""; claims what has not started, so that it never w
 verb_cancel() { # job task-or-dash grace
     local only=${2#-} key left=0
     WANTED='' EVENTS_AT='' CANCELLED=0
-    if expired; then
-        :
-    elif ! open_job "$1"; then
+    if ! open_job "$1"; then
         fact refused no-such-job
     else
         [[ -z $only ]] && : >"$JOB_DIR/cancel"
@@ -341,7 +341,6 @@ verb_probe() {
     WANTED='' EVENTS_AT=
     boot_id
     fact boot "$BOOT"
-    fact clock "$(date +%s)"
     fact screen "$(command -v screen || printf none)"
     fact bash "$BASH_VERSION"
     fact free_kb "$(df -Pk "$PMR_ROOT" 2>/dev/null | { read -r; read -r _ _ _ free _ && printf %s "$free"; })"
