@@ -97,6 +97,7 @@ into_venv() {
 set_up() {
   local lock=$repo/$1 python
   unset PYTHONHOME PYTHONPATH
+  need_screen
   venv=$(choose_venv "$lock")
   if ! fresh "$venv" "$lock"; then
     python=$(find_python)
@@ -106,7 +107,6 @@ set_up() {
     into_venv "$python" "$venv" --no-deps --no-build-isolation -e "$repo"
     fingerprint "$lock" >"$venv/poormanray-$1.stamp"
   fi
-  need_screen
 }
 
 as_root() {
@@ -140,12 +140,12 @@ need_screen() {
   local installing
   command -v screen >/dev/null && return
   package_manager
+  [[ ${installing[0]} == brew ]] || may_be_root ||
+    stop "GNU screen is missing, and installing it needs root" "sudo ${installing[*]}"
   say "Installing GNU screen: ${installing[*]}"
   case ${installing[0]} in
     brew) quietly "${installing[@]}" ;;
     *)
-      may_be_root ||
-        stop "GNU screen is missing, and installing it needs root" "sudo ${installing[*]}"
       export DEBIAN_FRONTEND=noninteractive
       [[ ${installing[0]} != apt-get ]] || quietly as_root apt-get update
       quietly as_root "${installing[@]}"
