@@ -10,6 +10,7 @@ import base64
 import binascii
 import gzip
 import hashlib
+import re
 import zlib
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ WORDS = 5
 # A large answer is 19,500 characters; deflate cannot expand more than about 1,032 times, but an
 # honest body stays below this: room for it is at most 14 bytes for each character (answer.sh).
 MOST_BODY_BYTES = 1 << 20
+# No log is longer than this, and Python itself takes its time over endless digits.
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class EnvelopeError(Exception):
@@ -102,12 +105,15 @@ def _unwrap(output: str) -> tuple[bool, bytes]:
     if not output.startswith(MARK + " "):
         raise EnvelopeError("the output does not begin with an envelope")
     words = output.split("\n", 1)[0].split(" ")
-    if len(words) < WORDS or not words[2].isdecimal():
+    if len(words) < WORDS or not _NUMBER.fullmatch(words[2]):
         raise EnvelopeCut("the envelope's first words are not all there")
-    length, text = int(words[2]), words[4]
-    if len(text) < length or "truncated" in text:
+    # The agent's own mark of a cut ("--output truncated--") begins with what base64 has not.
+    length, text = int(words[2]), words[4].partition("-")[0]
+    if len(text) < length:
         raise EnvelopeCut(f"{len(text)} of {length} characters arrived")
-    if hashlib.sha256(text.encode()).hexdigest()[:16] != words[3]:
+    if len(text) > length or not text.isascii():
+        raise EnvelopeError("the envelope is longer than it says, or not ASCII")
+    if hashlib.sha256(text.encode("ascii")).hexdigest()[:16] != words[3]:
         raise EnvelopeError("the envelope's checksum is wrong")
     try:
         return words[1] == "1", base64.b64decode(text, validate=True)
@@ -140,11 +146,17 @@ class _Reader:
         return text.split(" ")
 
     def take(self, count: int) -> bytes:
-        if count < 0 or self.at + count > len(self.body):
+        if self.at + count > len(self.body):
             raise EnvelopeError("a record is longer than the envelope")
         data = self.body[self.at : self.at + count]
         self.at += count
         return data
+
+
+def _number(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise EnvelopeError(f"a record's number is wrong: {text[:20]!r}")
+    return int(text)
 
 
 def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
@@ -155,23 +167,20 @@ def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
     jobs: list[tuple[str, bytes]] = []
     while reader.at < len(body):
         words = reader.line()
-        try:
-            match words:
-                case ["k", key, *value]:
-                    facts[key] = " ".join(value)
-                case ["e", offset, count]:
-                    events = Chunk("events", int(offset), reader.take(int(count)), 0)
-                case ["l", name, offset, count, size]:
-                    data = reader.take(int(count))
-                    records.append(Chunk(name, int(offset), data, int(size)))
-                case ["h", name, start, end]:
-                    records.append(Hole(name, int(start), int(end)))
-                case ["t", name, offset, size]:
-                    records.append(Shrunk(name, int(offset), int(size)))
-                case ["j", job, count]:
-                    jobs.append((job, reader.take(int(count))))
-                case _:
-                    raise EnvelopeError(f"unknown record {words[0][:20]!r}")
-        except ValueError as error:
-            raise EnvelopeError(f"a record's numbers are wrong: {error}") from error
+        match words:
+            case ["k", key, *value]:
+                facts[key] = " ".join(value)
+            case ["e", offset, count]:
+                events = Chunk("events", _number(offset), reader.take(_number(count)), 0)
+            case ["l", name, offset, count, size]:
+                data = reader.take(_number(count))
+                records.append(Chunk(name, _number(offset), data, _number(size)))
+            case ["h", name, start, end]:
+                records.append(Hole(name, _number(start), _number(end)))
+            case ["t", name, offset, size]:
+                records.append(Shrunk(name, _number(offset), _number(size)))
+            case ["j", job, count]:
+                jobs.append((job, reader.take(_number(count))))
+            case _:
+                raise EnvelopeError(f"unknown record {words[0][:20]!r}")
     return Answer(more, facts, events, tuple(records), tuple(jobs), packed_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -11,6 +12,10 @@ from enum import Enum
 ID_LENGTH = 11
 # The highest signal number of Linux; a shell reports death by signal n as 128 + n.
 SIGNALS = 64
+HIGHEST_CODE = 255
+# Numbers and epoch seconds of events, as long as honest ones can be (up to the year 5138).
+_WHOLE = re.compile(r"[0-9]{1,9}")
+_TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -132,27 +137,33 @@ class EventLog:
         if digest != checksum(text):
             self.damaged_lines += 1
             return
+        try:
+            self._read(text, changed)
+        except ValueError:
+            self.damaged_lines += 1
+
+    def _read(self, text: str, changed: list[TaskStatus]) -> None:
         match text.split(" "):
             case ["J", _, "runner-started", slots, _, detached_by, *_]:
-                self.slots, self.detached_by = int(slots), detached_by
+                self.slots, self.detached_by = _whole(slots), detached_by
             case ["J", _, "runner-lost", *_]:
                 self.runner_lost = True
             case ["S", when, task, attempt, slot, *_]:
                 self._put(
                     TaskStatus(
-                        int(task),
-                        int(attempt),
+                        _whole(task),
+                        _whole(attempt),
                         TaskState.RUNNING,
-                        started_at=float(when),
-                        slot=int(slot),
+                        started_at=_seconds(when),
+                        slot=_whole(slot),
                     ),
                     changed,
                 )
             case ["E", when, task, attempt, code, reason, *rest]:
-                key = (int(task), int(attempt))
+                key = (_whole(task), _whole(attempt))
                 before = self.tasks.get(key)
                 began = before.started_at if before else None
-                self._put(_ended(key, float(when), code, reason, rest, began), changed)
+                self._put(_ended(key, _seconds(when), code, reason, rest, began), changed)
 
     def _put(self, status: TaskStatus, changed: list[TaskStatus]) -> None:
         key = (status.task, status.attempt)
@@ -170,6 +181,18 @@ class EventLog:
         changed.append(status)
 
 
+def _whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("not a number of an event")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not _TIME.fullmatch(text):
+        raise ValueError("not a time of an event")
+    return float(text)
+
+
 def _ended(
     key: tuple[int, int],
     when: float,
@@ -178,7 +201,9 @@ def _ended(
     rest: list[str],
     began: float | None,
 ) -> TaskStatus:
-    exit_code = int(code) if code.isdecimal() else None
+    exit_code = None if code == "-" else _whole(code)
+    if exit_code is not None and exit_code > HIGHEST_CODE:
+        raise ValueError("no process ends with such a code")
     if reason == "exit":
         state = TaskState.SUCCEEDED if exit_code == 0 else TaskState.FAILED
         if exit_code is None:
@@ -190,9 +215,9 @@ def _ended(
         state,
         exit_code=exit_code,
         reason="" if reason == "exit" else reason,
-        started_at=float(rest[0]) if rest else began,
+        started_at=_seconds(rest[0]) if rest else began,
         ended_at=when,
-        slot=int(rest[1]) if len(rest) > 1 else 0,
+        slot=_whole(rest[1]) if len(rest) > 1 else 0,
     )
 
 

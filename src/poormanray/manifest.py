@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -60,8 +60,13 @@ def _b64(text: str) -> str:
 def _unb64(text: str) -> str:
     try:
         return base64.b64decode("" if text == "=" else text).decode("utf-8", "surrogateescape")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return "?"
+
+
+def _decimal(seconds: float) -> str:
+    # Never with an exponent: `read -t` of the instance's bash knows none.
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def content_digest(job: Job) -> str:
@@ -70,7 +75,8 @@ def content_digest(job: Job) -> str:
     for number, name in zip(job.script_of, job.task_names, strict=True):
         hashed.update(hashlib.sha256(job.scripts[number]).digest() + _b64(name).encode() + b"\n")
     for item in job.helper_files:
-        hashed.update(hashlib.sha256(item.data).digest() + _b64(item.path).encode())
+        words = f"F {item.mode:o} {_b64(item.path)}\n".encode()
+        hashed.update(hashlib.sha256(item.data).digest() + words)
     for key in sorted(job.env):
         hashed.update(f"{key}={_b64(job.env[key])}\n".encode())
     return hashed.hexdigest()
@@ -89,7 +95,7 @@ def encode_meta(job: Job) -> bytes:
         "tasks": str(len(job.task_names)),
         "hosts": str(len(job.hosts)),
         "slots": job.slots,
-        "timeout": f"{job.timeout_s:g}",
+        "timeout": _decimal(job.timeout_s),
         "user": job.user,
         "log_cap": str(job.log_cap_bytes),
         "digest": content_digest(job),
@@ -141,7 +147,11 @@ class JobSummary:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else 0
+
+
+def _seconds(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", text) else 0.0
 
 
 def decode_meta(data: bytes) -> JobSummary:
@@ -149,7 +159,6 @@ def decode_meta(data: bytes) -> JobSummary:
     values = dict(
         line.split("=", 1) for line in data.decode("ascii", "replace").splitlines() if "=" in line
     )
-    timeout = values.get("timeout", "0")
     return JobSummary(
         job_id=values.get("id", ""),
         kind=values.get("kind", ""),
@@ -160,7 +169,7 @@ def decode_meta(data: bytes) -> JobSummary:
         task_count=_number(values.get("tasks", "")),
         host_count=_number(values.get("hosts", "")),
         digest=values.get("digest", ""),
-        timeout_s=float(timeout) if timeout.replace(".", "", 1).isdecimal() else 0.0,
+        timeout_s=_seconds(values.get("timeout", "")),
         slots=values.get("slots", "1"),
         counts={
             key: _number(values[key])
@@ -184,7 +193,11 @@ class Manifest:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Read a `manifest` file."""
+    """Read a `manifest` file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     hosts: dict[str, Host] = {}
     names: dict[int, str] = {}
     for line in data.decode("ascii", "replace").splitlines():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# What an instance says is not trusted with the client's memory.
+MOST_IDS = 1_000_000
+
 
 def spread(task_count: int, host_count: int) -> list[list[int]]:
     """Deal task ids 0…task_count-1 out to hosts in turn, so that neighbours go to different hosts.
@@ -28,10 +31,17 @@ def encode_ids(ids: Sequence[int]) -> str:
 
 
 def decode_ids(text: str) -> list[int]:
-    """Return the ids that `encode_ids` wrote."""
+    """Return the ids that `encode_ids` wrote.
+
+    Raises:
+        ValueError: the text is not one of those, or stands for more than a million ids.
+    """
     ids: list[int] = []
     for run in filter(None, text.split(",")):
         bounds, _, step = run.partition(":")
         first, _, last = bounds.partition("-")
-        ids.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+        more = range(int(first), int(last or first) + 1, int(step or 1))
+        if len(ids) + len(more) > MOST_IDS:
+            raise ValueError("more ids than a job can have")
+        ids.extend(more)
     return ids

@@ -131,7 +131,13 @@ def load(fleet: Fleet, job_id: str) -> Known:
         )
     instance_id, answer = next(iter(answers.items()))
     summary = decode_meta(_whole(fleet, job_id, instance_id, answer, META))
-    manifest = decode_manifest(_whole(fleet, job_id, instance_id, answer, MANIFEST))
+    try:
+        manifest = decode_manifest(_whole(fleet, job_id, instance_id, answer, MANIFEST))
+    except ValueError as error:
+        raise NotReached(
+            f"{instance_id} holds a damaged manifest of job {job_id}: {error}",
+            f"pmr jobs -n {fleet.cluster} lists the cluster's jobs",
+        ) from error
     return Known(summary, manifest, frozenset(answers), problems)
 
 
@@ -139,14 +145,19 @@ def _whole(fleet: Fleet, job_id: str, instance_id: str, answer: Answer, name: st
     """Return a whole ledger file: what the first answer has, and the rest in large ones."""
     cursor = LogCursor(name)
     data = bytearray()
+    asked = False
     while True:
+        before = len(data)
         for record in answer.records:
             if isinstance(record, Chunk) and record.name == name:
                 cursor.todo.clear()
                 items = cursor.receive(record)
                 data += b"".join(item.data for item in items if isinstance(item, Text))
-        if cursor.delivered >= cursor.size:
+        if cursor.size and cursor.delivered >= cursor.size:
             return bytes(data)
+        if asked and len(data) == before:
+            raise NotReached(f"{instance_id} tells no more of job {job_id}", "try again")
+        asked = True
         row = f"- 0 0 {LARGE_ANSWER_CHARS} {name}:{cursor.delivered}"
         order = Order(Call("observe", (job_id,), 0), {instance_id: row}, large=True)
         (reply,) = fleet.remote.ask(order, [instance_id])

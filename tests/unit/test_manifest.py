@@ -1,0 +1,148 @@
+"""What a job is survives its way to an instance and back, whatever its names are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poormanray.manifest import (
+    HelperFile,
+    Host,
+    Job,
+    content_digest,
+    decode_manifest,
+    decode_meta,
+    encode_sections,
+)
+from poormanray.schedule import spread
+
+# What the command line and the file system can hold: no NUL, and bytes that are not UTF-8.
+names = st.binary(min_size=1, max_size=20).map(
+    lambda data: data.replace(b"\0", b"\n").decode("utf-8", "surrogateescape")
+)
+HOSTILE = "a\nb='c' \"d\" $e `f` \udcff\udcfe ü 雪 =x"
+
+
+def job(**changes: object) -> Job:
+    plain = Job(
+        job_id="0123456789a",
+        kind="map",
+        cluster="c",
+        region="eu-west-1",
+        hosts=(Host(0, "i-1", "c-0000", (0, 2)), Host(4, "i-2", "c-0004", (1,))),
+        task_names=("a", "b", "c"),
+        script_of=(0, 1, 1),
+        scripts=(b"one", b"two"),
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@given(name=names, submitter=names, tasks=st.lists(names, min_size=1, max_size=9), host=names)
+def test_names_come_back_as_they_were(
+    name: str, submitter: str, tasks: list[str], host: str
+) -> None:
+    hosts = tuple(
+        Host(index, f"i-{index}", host, tuple(share))
+        for index, share in enumerate(spread(len(tasks), 3))
+    )
+    made = job(
+        name=name,
+        submitter=submitter,
+        hosts=hosts,
+        task_names=tuple(tasks),
+        script_of=(0,) * len(tasks),
+    )
+    sections = dict(encode_sections(made))
+    summary = decode_meta(sections["meta"])
+    assert (summary.name, summary.submitter) == (name, submitter)
+    assert (summary.task_count, summary.host_count) == (len(tasks), 3)
+    assert summary.digest == content_digest(made)
+    manifest = decode_manifest(sections["manifest"])
+    assert manifest.hosts == hosts
+    assert manifest.task_names == dict(enumerate(tasks))
+    assert [manifest.host_of(t) for t in range(len(tasks))] == [
+        hosts[t % 3] for t in range(len(tasks))
+    ]
+    assert manifest.host_of(len(tasks)) is None
+
+
+def test_empty_names_come_back_empty() -> None:
+    summary = decode_meta(dict(encode_sections(job()))["meta"])
+    assert (summary.name, summary.submitter, summary.cluster) == ("", "", "c")
+
+
+def test_the_environment_travels_byte_by_byte() -> None:
+    env = dict(encode_sections(job(env={"A": HOSTILE, "B": ""})))["env"]
+    assert env == b"A=" + HOSTILE.encode("utf-8", "surrogateescape") + b"\0B=\0"
+
+
+def test_content_lies_where_the_manifest_says() -> None:
+    files = (HelperFile("x/y", b"\0\xff\n", 0o755),)
+    sections = dict(encode_sections(job(helper_files=files)))
+    found = {}
+    for line in sections["manifest"].decode().splitlines():
+        match line.split(" "):
+            case ["S", number, at, size]:
+                found[number] = sections["content"][int(at) : int(at) + int(size)]
+            case ["F", at, size, "755", _]:
+                found["file"] = sections["content"][int(at) : int(at) + int(size)]
+    assert found == {"0": b"one", "1": b"two", "file": b"\0\xff\n"}
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 90, 123456.75, 1_080_000, 31_536_000])
+def test_a_time_limit_is_written_as_bash_reads_it(seconds: float) -> None:
+    meta = dict(encode_sections(job(timeout_s=seconds)))["meta"]
+    assert b"e+" not in meta
+    assert decode_meta(meta).timeout_s == seconds
+
+
+def test_the_digest_depends_on_each_part() -> None:
+    files = (HelperFile("x", b"1"), HelperFile("y", b"2"))
+    jobs = [
+        job(),
+        job(scripts=(b"one", b"twO")),
+        job(scripts=(b"two", b"one")),
+        job(script_of=(0, 1, 0)),
+        job(task_names=("a", "b", "d")),
+        job(env={"A": "1"}),
+        job(env={"A": "2"}),
+        job(env={"B": "1"}),
+        job(env={"A": "1", "B": "1"}),
+        job(helper_files=files),
+        job(helper_files=files[:1]),
+        job(helper_files=(HelperFile("x", b"1", 0o755), files[1])),
+        job(helper_files=(HelperFile("x", b"2"), files[1])),
+        job(helper_files=(HelperFile("z", b"1"), files[1])),
+    ]
+    assert len({content_digest(one) for one in jobs}) == len(jobs)
+
+
+def test_the_digest_does_not_depend_on_who_and_when() -> None:
+    changes: list[dict[str, object]] = [
+        {"job_id": "zzzzzzzzzzz"},
+        {"submitter": "x"},
+        {"created_at": 5},
+        {"hosts": ()},
+        {"env": {"B": "2", "A": "1"}},
+    ]
+    plain = content_digest(job())
+    assert all(content_digest(job(**change)) == plain for change in changes[:-1])
+    assert content_digest(job(**changes[-1])) == content_digest(job(env={"A": "1", "B": "2"}))
+
+
+@given(st.binary(max_size=80))
+def test_nonsense_makes_no_meta_fail(data: bytes) -> None:
+    decode_meta(data)
+    decode_meta(b"name=\xff\xff\ntimeout=nan\ntasks=\xd9\xa3\nhosts=" + b"9" * 5000 + data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"H x i-1 =\n", b"H 0 i-1 =\nQ i-1 0-99999999999\n", b"T x 0 =\n", b"H 0 i-1 =\nQ i-1 x\n"],
+)
+def test_a_damaged_manifest_is_an_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"invalid literal|more ids"):
+        decode_manifest(data)
