@@ -18,6 +18,7 @@ from poormanray.jobs.logs import (
     waiting_bytes,
 )
 from poormanray.jobs.track import (
+    REFUSALS,
     Backlog,
     Happening,
     HostProblem,
@@ -272,7 +273,7 @@ class Follower:
         track.heard_at_s = now_s
         track.failures = 0
         if refusal := reply.answer.facts.get("refused", ""):
-            yield self._give_up(track, REFUSALS.get(refusal, refusal))
+            yield from self._give_up(track, REFUSALS.get(refusal, refusal))
             return
         if kind != "bulk":
             track.looked = True
@@ -281,7 +282,7 @@ class Follower:
         yield from self._take_events(track, reply.answer)
         yield from self._take_logs(track, reply.answer, asked)
         if self._lost_with_runner(track):
-            yield self._give_up(track, "its runner has died; what had not started will not start")
+            yield from self._give_up(track, REFUSALS["runner-lost"])
 
     def _lost_with_runner(self, track: Track) -> bool:
         return track.log.runner_lost and not track.all_ended and not track.problem
@@ -297,13 +298,22 @@ class Follower:
                 if not self._wanted.live or status.state.ended or self._wanted.from_end_bytes:
                     # It is read in bulk, together with others.
                     cursor.todo.append(Piece(status.key, -self._wanted.from_end_bytes))
-        track.behind = int(answer.facts.get("events", "0")) > track.log.offset
+        # A torn last line is read, and not folded; and who gets nothing need not ask again.
+        got = answer.events
+        told = answer.facts.get("events", "")
+        track.behind = bool(got.data) and told.isdecimal() and int(told[:18]) > got.end
 
     def _take_logs(self, track: Track, answer: Answer, asked: list[Piece]) -> Iterator[Happening]:
         pieces = {piece.name: piece for piece in asked}
         raw = 0
+        if self._reads_at_once(track):
+            first = f"{track.host.tasks[0]}.1"
+            track.cursors.setdefault(first, LogCursor(first))
         for record in answer.records:
-            cursor = track.cursors.setdefault(record.name, LogCursor(record.name))
+            # The names of logs become names of files: only those that were asked for count.
+            cursor = track.cursors.get(record.name)
+            if cursor is None:
+                continue
             raw += len(record.data) if isinstance(record, Chunk) else 0
             for item in cursor.receive(record, pieces.get(record.name)):
                 yield self._log_event(track.host, item)
@@ -351,22 +361,25 @@ class Follower:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
         if track.failures >= MOST_FAILURES or (kind == "start" and not reply.delivered):
-            yield self._give_up(track, reply.problem)
+            yield from self._give_up(track, reply.problem)
         else:
             track.due_at_s = self._clock.now_s() + 2.0 * track.failures
             track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - SILENCE_S)
 
-    def _give_up(self, track: Track, why: str) -> Happening:
-        track.problem = why
+    def _give_up(self, track: Track, why: str) -> Iterator[Happening]:
         track.looking = False
-        return HostProblem(track.host, why)
+        if not track.problem:
+            track.problem = why
+            yield HostProblem(track.host, why)
 
     def _check_silence(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
         silent = [
             track
             for track in self.tracks.values()
-            if (track.looking or track.lanes) and now_s - track.heard_at_s > SILENCE_S
+            if not track.problem
+            and (track.looking or track.lanes)
+            and now_s - track.heard_at_s > SILENCE_S
         ]
         if not silent or now_s - self._asked_ec2_s < SILENCE_S / 2:
             return
@@ -378,17 +391,9 @@ class Follower:
                 continue
             self._forget(track)
             why = f"{track.host.instance_id} is {state.value}"
-            yield self._give_up(track, f"{why} ({reason})" if reason else why)
+            yield from self._give_up(track, f"{why} ({reason})" if reason else why)
 
     def _forget(self, track: Track) -> None:
         for flight, _, _ in self._flights:
             flight.waiting.discard(track.host.instance_id)
         self._flights = [each for each in self._flights if each[0].waiting]
-
-
-REFUSALS = {
-    "expired": "the command reached it too late (or its clock is wrong); nothing was done",
-    "digest": "the job arrived damaged; nothing was started",
-    "unpack": "it could not store the job (is its disk full?)",
-    "no-such-job": "it does not know this job",
-}

@@ -9,6 +9,15 @@ from poormanray.jobs.logs import LogCursor
 from poormanray.ledger import EventLog, TaskState, TaskStatus
 from poormanray.manifest import Host
 
+# Why nothing more is expected of an instance, by what it answers.
+REFUSALS = {
+    "runner-lost": "its runner has died; what had not started will not start",
+    "expired": "the command reached it too late (or its clock is wrong); nothing was done",
+    "digest": "the job arrived damaged; nothing was started",
+    "unpack": "it could not store the job (is its disk full?)",
+    "no-such-job": "it does not know this job",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TaskChanged:
