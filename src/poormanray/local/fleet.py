@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from poormanray.local.agent import Agent
+from poormanray.local.agent import CREDENTIAL_WAIT_S, Agent
 from poormanray.local.machine import Machines
 from poormanray.local.run_command_records import Delivery, Node, Order, Reply
 from poormanray.local.settings import Settings
@@ -48,6 +48,7 @@ class InstanceFleet:
         self._role_of = role_of
         self._lock = threading.Lock()
         self._members: dict[str, _Member] = {}
+        self._registering: list[float] = []  # when the registrations under way end, cloud clock
         self.on_reply: Callable[[Reply], None] = lambda _reply: None
         self.on_connected: Callable[[str], None] = lambda _instance_id: None
 
@@ -118,6 +119,46 @@ class InstanceFleet:
 
         self._enqueue(member, end)
 
+    # What goes wrong
+
+    def crash(self, instance_id: str) -> None:
+        """Cut an instance's power without a word: EC2 and SSM go on believing that it runs."""
+        member = self._member(instance_id)
+        if member is None:
+            return
+
+        def cut() -> None:
+            member.agent.power_off(crash=True)
+            self._machines.power_off(instance_id)
+
+        self._enqueue(member, cut)
+
+    def stop_agent(self, instance_id: str) -> None:
+        """Stop an instance's agent, as `systemctl stop` does; scripts go on."""
+        member = self._member(instance_id)
+        if member is not None:
+            member.agent.stop()
+
+    def start_agent(self, instance_id: str) -> None:
+        """Start an agent that was stopped; what ended meanwhile is reported then."""
+        member = self._member(instance_id)
+        if member is not None and member.powered:
+            member.agent.start(self._settings.agent_start_s)
+
+    def restart_agent(self, instance_id: str) -> None:
+        """Restart an agent, as an update of it does."""
+        member = self._member(instance_id)
+        if member is not None and member.powered:
+            member.agent.stop()
+            member.agent.start(self._settings.agent_restart_s)
+
+    def hibernate_agent(self, instance_id: str) -> None:
+        """Let an agent sleep as without credentials: it asks again 5 minutes later."""
+        member = self._member(instance_id)
+        if member is not None and member.powered:
+            member.agent.stop()
+            member.agent.start(CREDENTIAL_WAIT_S)
+
     def _enqueue(self, member: _Member, action: Action) -> None:
         with self._lock:
             member.todo.append(action)
@@ -186,6 +227,18 @@ class InstanceFleet:
         """Say whether the instance's role lets the agent register."""
         return self._role_of(instance_id) is not None
 
+    def registration_s(self) -> float:
+        """Return how long a registration takes: longer when many instances start at once."""
+        herd, once_s = int(self._settings.registration_herd), self._settings.registration_s
+        if not herd:
+            return once_s
+        now_s = self._timers.now_s()
+        with self._lock:
+            self._registering = [at_s for at_s in self._registering if at_s > now_s]
+            wait_s = once_s * (1 + len(self._registering) // herd)
+            self._registering.append(now_s + wait_s)
+        return wait_s
+
     def reply(self, reply: Reply) -> None:
         """Pass a reply on to the service."""
         self.on_reply(reply)
@@ -203,15 +256,21 @@ class InstanceFleet:
         registered_s, online_s = agent.registered_at_s, agent.online_since_s
         if registered_s is None:
             return None
-        ping_s = registered_s
-        if online_s is not None:
-            since_ping_s = (self._timers.now_s() - online_s) % PING_EVERY_S
-            ping_s = self._timers.wall_s() - since_ping_s / self._settings.time_scale
+        now_s = self._timers.now_s()
+        silent_s = agent.silent_since_s
+        heard_s = now_s if online_s is not None else silent_s
+        ping_s, fresh = registered_s, False
+        if heard_s is not None:
+            # Between two heartbeats the service knows nothing: Online may be minutes old.
+            last_s = heard_s - (heard_s - agent.last_online_s) % PING_EVERY_S
+            ping_s = self._timers.wall_s() - (now_s - last_s) / self._settings.time_scale
+            fresh = online_s is not None or now_s - last_s < self._settings.ping_lost_s
         return Node(
             instance_id=instance_id,
             name=member.facts.get("name", ""),
-            online=online_s is not None,
-            accepts=member.alive and member.powered,
+            online=fresh,
+            accepts=member.alive and (member.powered or bool(self._settings.stopped_accepted)),
+            listed=member.alive and member.powered,
             computer_name=member.facts.get("host_name", ""),
             ip_address=member.facts.get("private_ip", ""),
             role=member.facts.get("role", ""),

@@ -266,7 +266,7 @@ class RunCommand:
         if filters and old:
             raise Refusal("ValidationException", "Filters and InstanceInformationFilterList both")
         filters += [{"Key": item["key"], "Values": item["valueSet"]} for item in old]
-        nodes = [n for n in self._fleet.nodes() if n.accepts and _node_matches(n, filters)]
+        nodes = [n for n in self._fleet.nodes() if n.listed and _node_matches(n, filters)]
         serials = {node.instance_id: index for index, node in enumerate(nodes, 1)}
         shown, token = views.page(
             nodes, lambda node: serials[node.instance_id], request, NODE_PAGE_DEFAULT

@@ -69,7 +69,8 @@ class Node:
     instance_id: str
     name: str
     online: bool
-    accepts: bool  # SendCommand takes it: neither stopped nor terminated
+    accepts: bool  # SendCommand takes it
+    listed: bool  # DescribeInstanceInformation shows it: neither stopped nor terminated
     computer_name: str
     ip_address: str
     role: str

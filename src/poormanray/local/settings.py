@@ -1,4 +1,4 @@
-"""How slow the local cloud is: every delay of it, in seconds of the cloud's own time."""
+"""How slow and how strict the local cloud is: delays, in seconds of its own time, and limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The delays of the cloud, in cloud seconds.
+    """The delays of the cloud, in cloud seconds (`_s`), and its limits.
 
     `time_scale` cloud seconds pass in one second of the wall clock.
     """
@@ -21,6 +21,11 @@ class Settings:
     registration_s: float = 1.0  # from power on until the agent answers
     interrupted_report_s: float = 60.0  # a command cut off by a power loss is reported Failed
     reboot_grace_s: float = 60.0  # exit code 194: the agent runs `shutdown -r +1`
+    registration_herd: float = 0  # so many agents register at a time; 0: as many as there are
+    agent_start_s: float = 3.0  # from the start of a stopped agent until it answers
+    agent_restart_s: float = 7.0  # the same of a restart
+    ping_lost_s: float = 360.0  # from the last heartbeat until Online becomes ConnectionLost
+    stopped_accepted: float = 0  # 1: SendCommand takes stopped instances (AWS's pages disagree)
     # EC2 and IAM
     pending_s: float = 0.5
     stopping_s: float = 0.5
@@ -38,9 +43,9 @@ class Settings:
         for word in words:
             name, equals, value = word.partition("=")
             if not equals or name not in known:
-                raise ValueError(f"{word!r}: expected NAME=SECONDS with one of {sorted(known)}")
+                raise ValueError(f"{word!r}: expected NAME=NUMBER with one of {sorted(known)}")
             changes[name] = float(value)
         changed = replace(self, **changes)
         if changed.time_scale <= 0 or any(value < 0 for value in changes.values()):
-            raise ValueError("a delay must not be negative, and the time scale not zero")
+            raise ValueError("a setting must not be negative, and the time scale not zero")
         return changed

@@ -110,11 +110,16 @@ class HandMachines:
 class World:
     """Run Command with its agents, by hand."""
 
-    def __init__(self, *, managed: bool = True) -> None:
-        self.settings = Settings()
+    def __init__(self, *, managed: bool = True, settings: Settings | None = None) -> None:
         self.timers = HandTimers()
         self.machines = HandMachines()
         self.managed = managed
+        self.tags: dict[str, dict[str, str]] = {}
+        self.use(settings or Settings())
+
+    def use(self, settings: Settings) -> None:
+        """Begin anew with other settings."""
+        self.settings = settings
         self.fleet = InstanceFleet(
             self.machines,
             self.timers,

@@ -1,0 +1,172 @@
+"""Agents that stop, come back, crash with their machine, sleep, or arrive in crowds."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from poormanray.local.refusals import Refusal
+from poormanray.local.run_command_records import Reply, Status
+from tests.unit.local.cloud_fakes import Outcome, World
+
+
+def ping(world: World) -> str:
+    listed = world.service.call("DescribeInstanceInformation", {})["InstanceInformationList"]
+    return str(listed[0]["PingStatus"])
+
+
+def test_a_script_outlives_its_agent_and_is_reported_when_it_is_back() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.fleet.stop_agent(ids[0])
+    world.end(Outcome(stdout=b"done\n"))
+    world.timers.pass_s(12)
+    assert world.status(command_id, ids[0]) == ("InProgress", "InProgress")
+    world.fleet.start_agent(ids[0])
+    world.timers.pass_s(world.settings.agent_start_s - 0.1)
+    assert world.status(command_id, ids[0])[0] == "InProgress"
+    world.timers.pass_s(0.2)
+    assert world.status(command_id, ids[0]) == ("Success", "Success")
+    assert world.get(command_id, ids[0])["StandardOutputContent"] == "done\n"
+
+
+def test_an_agent_that_was_restarted_still_reports_what_runs() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.fleet.restart_agent(ids[0])
+    late = world.sent(ids)
+    assert world.status(late, ids[0]) == ("Delayed", "Delayed")
+    world.timers.pass_s(7)
+    assert world.status(late, ids[0])[0] == "InProgress"
+    world.end(which=0)
+    assert world.status(command_id, ids[0])[0] == "Success"
+
+
+def test_what_waited_when_the_agent_stopped_runs_at_its_start() -> None:
+    world = World()
+    ids = world.boot()
+    sent = [world.sent(ids) for _ in range(6)]
+    world.fleet.stop_agent(ids[0])
+    world.end(which=0)
+    assert len(world.machines.scripts) == 5
+    world.fleet.start_agent(ids[0])
+    world.timers.pass_s(4)
+    assert world.machines.scripts[-1].command_id == sent[5]
+
+
+def test_a_stopped_agent_hears_no_cancel() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.fleet.stop_agent(ids[0])
+    world.service.call("CancelCommand", {"CommandId": command_id})
+    world.timers.pass_s(1)
+    assert world.machines.scripts[0].kills == 0
+    assert world.status(command_id, ids[0])[0] == "Cancelling"
+
+
+def test_online_is_minutes_old_after_a_crash() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.fleet.crash(ids[0])
+    world.timers.pass_s(1)
+    assert (world.machines.on, ping(world)) == (set(), "Online")
+    after = world.sent(ids)  # the service takes it: it knows nothing
+    assert world.status(after, ids[0]) == ("Delayed", "Delayed")
+    world.timers.pass_s(world.settings.ping_lost_s - 10)
+    assert ping(world) == "Online"
+    world.timers.pass_s(10)
+    assert ping(world) == "ConnectionLost"
+    assert world.status(command_id, ids[0]) == ("InProgress", "InProgress")
+
+
+def test_a_crashed_instance_comes_back_by_a_reboot() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.fleet.crash(ids[0])
+    world.timers.pass_s(1)
+    world.fleet.reboot(ids[0])
+    world.timers.pass_s(2)
+    assert ping(world) == "Online"
+    world.timers.pass_s(60)
+    assert world.status(command_id, ids[0]) == ("Failed", "Failed")
+
+
+def test_an_agent_that_hibernates_asks_again_after_5_minutes() -> None:
+    world = World()
+    ids = world.boot()
+    world.fleet.hibernate_agent(ids[0])
+    world.timers.pass_s(299)
+    assert world.status(world.sent(ids), ids[0])[0] == "Delayed"
+    world.timers.pass_s(1)
+    assert world.status(world.sent(ids), ids[0])[0] == "InProgress"
+
+
+def test_hibernation_doubles_up_to_an_hour() -> None:
+    world = World(managed=False)
+    asked: list[float] = []
+    may_register = world.fleet.may_register
+
+    def noted(instance_id: str) -> bool:
+        asked.append(round(world.timers.now_s()))
+        return may_register(instance_id)
+
+    world.fleet.may_register = noted  # type: ignore[method-assign]
+    world.boot()
+    world.timers.pass_s(20_000)
+    waits = [after - before for before, after in itertools.pairwise(asked)]
+    assert waits[:6] == [300, 600, 1200, 2400, 3600, 3600]
+
+
+def test_many_agents_register_some_at_a_time() -> None:
+    world = World()
+    world.use(replace(world.settings, registration_herd=2))
+    world.boot(5, wait_s=1.5)
+    assert len(world.fleet.nodes()) == 2
+    world.timers.pass_s(1)
+    assert len(world.fleet.nodes()) == 4
+    world.timers.pass_s(1)
+    assert len(world.fleet.nodes()) == 5
+
+
+@pytest.mark.parametrize("accepted", [0, 1])
+def test_a_stopped_instance_is_refused_or_waited_for(accepted: int) -> None:
+    world = World()
+    world.use(replace(world.settings, stopped_accepted=accepted))
+    ids = world.boot()
+    world.fleet.power_off(ids[0], lambda: None)
+    world.timers.pass_s(1)
+    assert world.service.call("DescribeInstanceInformation", {})["InstanceInformationList"] == []
+    if not accepted:
+        with pytest.raises(Refusal, match="InvalidInstanceId"):
+            world.send(ids)
+        return
+    command_id = world.sent(ids, TimeoutSeconds=30)
+    assert world.status(command_id, ids[0]) == ("Delayed", "Delayed")
+    world.timers.pass_s(30)
+    assert world.status(command_id, ids[0]) == ("TimedOut", "DeliveryTimedOut")
+
+
+def test_the_last_in_progress_comes_after_the_end_and_is_not_seen() -> None:
+    world = World()
+    ids = world.boot()
+    replies: list[tuple[Status, str]] = []
+    seen = world.service.on_reply
+
+    def noted(reply: Reply) -> None:
+        seen(reply)
+        replies.append((reply.status, world.status(reply.command_id, ids[0])[0]))
+
+    world.sent(ids)
+    world.fleet.on_reply = noted
+    world.end()
+    assert replies == [
+        (Status.SUCCESS, "Success"),
+        (Status.IN_PROGRESS, "Success"),
+    ]
