@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 
 from poormanray.local.cloud_moto import Moto, MotoInstance
 from poormanray.local.fleet import InstanceFleet
@@ -80,13 +81,56 @@ class Instances:
             instance = self._find(instance_id)
             if instance is None or self._states.get(instance_id) != "running":
                 return
-            if instance.instance_initiated_shutdown_behavior == "terminate":
-                instance.terminate()
-            else:
-                instance.stop()
-            instance.state_reason.code = "Client.InstanceInitiatedShutdown"
+            code = "Client.InstanceInitiatedShutdown"
+            self._end(
+                instance,
+                instance.instance_initiated_shutdown_behavior,
+                (code, f"{code}: Instance initiated shutdown"),
+            )
+
+    def end(self, instance_id: str, how: str, reason: tuple[str, str]) -> None:
+        """Stop or terminate (`how`) a running instance without anyone's call.
+
+        `reason` is the code and the message of its StateReason.
+        """
+        with self._moto.lock:
+            instance = self._find(instance_id)
+            if instance is not None and self._states.get(instance_id) in ("pending", "running"):
+                self._end(instance, how, reason)
+
+    def named(self, pattern: str) -> list[str]:
+        """Return the instances that are not gone, by id or by Name, where `*` stands for any."""
+        with self._moto.lock:
+            here = [name for name, state in self._states.items() if state not in _GONE]
+            if pattern in here:
+                return [pattern]
+            found = [instance for instance in map(self._find, here) if instance is not None]
+            return [one.id for one in found if fnmatchcase(_name(one), pattern)]
+
+    def _end(self, instance: MotoInstance, how: str, reason: tuple[str, str]) -> None:
+        if how == "terminate":
+            instance.terminate()
+        else:
+            instance.stop()
+        instance.state_reason.code, instance.state_reason.message = reason
+        self.follow(self._regions[instance.id])
+
+    def reclaim(self, instance_id: str) -> None:
+        """Take a spot instance back: EC2 ends it some time after the notice.
+
+        Source: EC2 user guide: two minutes; the state reason is Server.SpotInstanceTermination.
+        """
+        self._timers.after(self._settings.reclaim_notice_s, lambda: self._take_back(instance_id))
+
+    def _take_back(self, instance_id: str) -> None:
+        with self._moto.lock:
+            instance = self._find(instance_id)
+            if instance is None or self._states.get(instance_id) in _GONE:
+                return
+            instance.terminate()
+            instance.state_reason.code = "Server.SpotInstanceTermination"
             instance.state_reason.message = (
-                "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
+                "Server.SpotInstanceTermination: Instance terminated by a spot interruption"
             )
             self.follow(self._regions[instance_id])
 
@@ -153,10 +197,8 @@ class Instances:
             if problem is None:
                 self._set(instance, "running")
                 return
-            instance.terminate()
-            instance.state_reason.code = "Server.InternalError"
-            instance.state_reason.message = f"Server.InternalError: {problem}"
-            self.follow(self._regions[instance_id])
+            code = "Server.InternalError"
+            self._end(instance, "terminate", (code, f"{code}: {problem}"))
 
     def _settle(self, instance_id: str, before: str, after: str) -> None:
         stopping = before == "stopping"
@@ -182,13 +224,16 @@ class Instances:
         return found
 
     def _facts(self, instance: MotoInstance) -> Iterator[tuple[str, str]]:
-        tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
         yield "region", self._regions[instance.id]
         yield "type", str(instance.instance_type)
         yield "image", str(instance.image_id)
         yield "architecture", str(instance.architecture)
-        yield "name", tags.get("Name", "")
+        yield "name", _name(instance)
         yield "private_ip", str(instance.private_ip or "")
         yield "host_name", str(instance.private_dns_name or "")
         yield "zone", str(instance.availability_zone or "")
         yield "role", self.role_of(instance.id) or ""
+
+
+def _name(instance: MotoInstance) -> str:
+    return {tag["key"]: tag["value"] for tag in instance.get_tags()}.get("Name", "")

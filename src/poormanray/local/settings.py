@@ -30,6 +30,7 @@ class Settings:
     pending_s: float = 0.5
     stopping_s: float = 0.5
     shutting_down_s: float = 0.5
+    reclaim_notice_s: float = 120.0  # from the notice to a spot instance until its end
     profile_visible_s: float = 2.0  # from AddRoleToInstanceProfile until RunInstances sees it
 
     def with_words(self, words: Iterable[str]) -> Settings:
