@@ -105,7 +105,7 @@ def test_nothing_survives_sigkill_to_the_host(
             assert child.stdout.readline() == b"started\n"
             files = beating(Path(name, ONE))
             family = psutil.Process(child.pid).children(recursive=True)
-            family += [psutil.Process(pid) for pid in beaters(name, isolation)]
+            family += beaters(name, isolation)
             assert family
             child.send_signal(signal.SIGKILL)
         soon(lambda: not any(alive(process) for process in family))
@@ -115,14 +115,14 @@ def test_nothing_survives_sigkill_to_the_host(
         assert not Path(name, ONE).exists()
 
 
-def beaters(folder: str, isolation: str) -> list[int]:
+def beaters(folder: str, isolation: str) -> list[psutil.Process]:
     """Return the processes that work in an instance's folder, whoever their parent is."""
     place = "/var/lib/pmr" if isolation == "namespaces" else f"{folder}/{ONE}/var/lib/pmr"
     found = []
     for process in psutil.process_iter():
         try:
             if process.cwd() == place:
-                found.append(process.pid)
+                found.append(process)
         except psutil.Error:
             continue
     return found

@@ -112,17 +112,13 @@ def test_a_changed_body() -> None:
     assert code_of(replace(signed("s3"), body=b"other")) == "XAmzContentSHA256Mismatch"
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        replace(signed("ec2"), path="/other"),
-        replace(signed("ec2"), query="Action=TerminateInstances"),
-        replace(signed("ec2"), method="DELETE"),
-    ],
-    ids=["path", "query", "method"],
-)
-def test_a_changed_request(changed: HttpRequest) -> None:
-    assert code_of(changed) == "SignatureDoesNotMatch"
+def test_a_changed_request() -> None:
+    # Signed here, not while tests are collected: a signature lasts for five minutes.
+    request = signed("ec2")
+    assert code_of(replace(request, path="/other")) == "SignatureDoesNotMatch"
+    other = replace(request, query="Action=TerminateInstances")
+    assert code_of(other) == "SignatureDoesNotMatch"
+    assert code_of(replace(request, method="DELETE")) == "SignatureDoesNotMatch"
 
 
 def with_header(request: HttpRequest, name: str, value: str) -> HttpRequest:
