@@ -196,7 +196,9 @@ class InstanceFleet:
     def deliver(self, instance_id: str, order: Order) -> Delivery:
         """Hand one command to an agent."""
         member = self._member(instance_id)
-        return Delivery.OFFLINE if member is None else member.agent.deliver(order)
+        if member is None or not member.alive:
+            return Delivery.GONE
+        return member.agent.deliver(order)
 
     def cancel(self, instance_id: str, command_id: str) -> None:
         """Ask an agent to end a command."""

@@ -6,11 +6,13 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from poormanray.local import run_command_views as views
 from poormanray.local.refusals import Refusal
+from poormanray.local.run_command_nodes import Nodes, TagsOf
+from poormanray.local.run_command_pace import advance
 from poormanray.local.run_command_records import (
     WAITING,
     CommandRecord,
@@ -21,7 +23,7 @@ from poormanray.local.run_command_records import (
     Reply,
     Status,
 )
-from poormanray.local.run_command_send import check_document, check_instances
+from poormanray.local.run_command_send import check_document
 from poormanray.local.service_model import check_request, shape_answer
 from poormanray.local.settings import Settings
 from poormanray.local.timers import Timers
@@ -30,7 +32,6 @@ LOG = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 3600  # user guide: the API's default delivery timeout
 PAGE_MAX = 50
-NODE_PAGE_DEFAULT = 10  # DescribeInstanceInformation: 5 to 50, 10 by default
 _ECHOED = (
     "OutputS3BucketName",
     "OutputS3KeyPrefix",
@@ -40,16 +41,27 @@ _ECHOED = (
 )
 
 Request = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class RunCommand:
     """The service. Every method may be called from any thread."""
 
-    def __init__(self, fleet: Fleet, timers: Timers, settings: Settings, *, account: str) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        timers: Timers,
+        settings: Settings,
+        *,
+        account: str,
+        tags_of: TagsOf = lambda _instance_id: {},
+    ) -> None:
+        """`tags_of` names the tags of an instance as EC2 has them."""
         self._fleet = fleet
         self._timers = timers
         self._settings = settings
-        self._account = account
+        self._nodes = Nodes(fleet, settings, account=account, tags_of=tags_of)
+        self._fates: dict[str, str] = {}
         self._lock = threading.Lock()
         self._serials = itertools.count(1)
         self._commands: dict[str, CommandRecord] = {}
@@ -59,7 +71,7 @@ class RunCommand:
             "ListCommandInvocations": self._list_invocations,
             "ListCommands": self._list_commands,
             "CancelCommand": self._cancel,
-            "DescribeInstanceInformation": self._describe,
+            "DescribeInstanceInformation": self._nodes.describe,
         }
 
     @property
@@ -76,21 +88,34 @@ class RunCommand:
         check_request(operation, request)
         return shape_answer(operation, self._operations[operation](request))
 
+    def doom(self, instance_id: str, detail: str | None) -> None:
+        """Let what is sent to an instance end with AccessDenied, InvalidPlatform or the like.
+
+        None: no longer.
+        """
+        with self._lock:
+            if detail is None:
+                self._fates.pop(instance_id, None)
+            else:
+                self._fates[instance_id] = detail
+
     def on_reply(self, reply: Reply) -> None:
         """Take an agent's reply; an ended invocation never changes again."""
         with self._lock:
             part = self._part(reply.command_id, reply.instance_id)
             if part is None or part.status.ended:
                 return
-            if reply.status is Status.IN_PROGRESS:
-                if part.status in WAITING:
-                    part.move(Status.IN_PROGRESS)
+            if reply.status is not Status.IN_PROGRESS:
+                timed_out = reply.status is Status.TIMED_OUT
+                part.move(reply.status, "ExecutionTimedOut" if timed_out else "")
+                part.exit_code = reply.exit_code
+                part.stdout, part.stderr, part.output = reply.stdout, reply.stderr, reply.output
+                part.started_at_s, part.ended_at_s = reply.started_at_s, reply.ended_at_s
+            elif part.status in WAITING:
+                part.move(Status.IN_PROGRESS)
+            else:
                 return
-            timed_out = reply.status is Status.TIMED_OUT
-            part.move(reply.status, "ExecutionTimedOut" if timed_out else "")
-            part.exit_code = reply.exit_code
-            part.stdout, part.stderr, part.output = reply.stdout, reply.stderr, reply.output
-            part.started_at_s, part.ended_at_s = reply.started_at_s, reply.ended_at_s
+        self._go_on(reply.command_id)
 
     def on_connected(self, instance_id: str) -> None:
         """Deliver what waits for an agent that has just come online."""
@@ -117,19 +142,19 @@ class RunCommand:
     # SendCommand and what follows from it
 
     def _send(self, request: Request) -> dict[str, Any]:
-        if request.get("Targets"):
-            raise Refusal("InvalidTarget", "The local cloud takes InstanceIds, not Targets")
         parameters = check_document(request)
-        nodes = check_instances(self._fleet, request.get("InstanceIds") or [], self._account)
+        nodes = self._nodes.chosen(request)
         with self._lock:
             command = self._record(request, parameters, nodes)
             self._commands[command.command_id] = command
             answer = {"Command": views.command_view(command, counts=False)}
-        for node in nodes:
-            self._after(self._settings.delivery_s, self._deliver, command, node.instance_id)
-            self._after(command.timeout_s, self._give_up_delivery, command, node.instance_id)
-            total_s = command.timeout_s + command.execution_timeout_s
-            self._after(total_s, self._give_up, command, node.instance_id)
+            first = advance(command)
+        for instance_id in first:
+            self._after(self._settings.delivery_s, self._deliver, command, instance_id)
+        total_s = command.timeout_s + command.execution_timeout_s
+        for instance_id in command.invocations:
+            self._after(command.timeout_s, self._give_up_delivery, command, instance_id)
+            self._after(total_s, self._give_up, command, instance_id)
         return answer
 
     def _record(
@@ -142,7 +167,7 @@ class RunCommand:
             document_version=request.get("DocumentVersion", "$DEFAULT"),
             comment=request.get("Comment", ""),
             parameters=parameters,
-            instance_ids=[node.instance_id for node in nodes],
+            instance_ids=list(request.get("InstanceIds") or []),
             timeout_s=request.get("TimeoutSeconds", DEFAULT_TIMEOUT_S),
             execution_timeout_s=int((parameters.get("executionTimeout") or ["3600"])[0]),
             max_concurrency=request.get("MaxConcurrency", "50"),
@@ -151,10 +176,32 @@ class RunCommand:
             sent_at_s=self._timers.now_s(),
             requested_at_s=round(self._timers.wall_s(), 3),
         )
-        for node in nodes:
+        command.targets = list(request.get("Targets") or [])
+        command.target_count = len(nodes)
+        command.by_tag = any(target["Key"].startswith("tag:") for target in command.targets)
+        command.early_end = self._early_end(nodes)
+        for node in nodes if command.early_end is None else []:
             part = InvocationRecord(next(self._serials), node.instance_id, node.name)
             command.invocations[node.instance_id] = part
         return command
+
+    def _early_end(self, nodes: list[Node]) -> tuple[Status, str] | None:
+        if not nodes:
+            return Status.SUCCESS, "NoInstancesInTag"
+        most = int(self._settings.pending_invocations_max)
+        if most:
+            parts = [p for c in self._commands.values() for p in c.invocations.values()]
+            if sum(not part.status.ended for part in parts) + len(nodes) > most:
+                return Status.CANCELLED, "RateExceeded"
+        return None
+
+    def _go_on(self, command_id: str) -> None:
+        """Send a command to the instances whose turn has come."""
+        with self._lock:
+            command = self._commands[command_id]
+            turn = advance(command)
+        for instance_id in turn:
+            self._after(self._settings.ramp_s, self._deliver, command, instance_id)
 
     def _after(
         self,
@@ -171,19 +218,32 @@ class RunCommand:
             part = self._part(command_id, instance_id)
             if part is None or part.status not in WAITING or part.refused:
                 return
-            order = self._commands[command_id].order()
+            command = self._commands[command_id]
+            order, fate = command.order(), self._fates.get(instance_id)
+            if fate is not None:
+                part.move(Status.FAILED, fate)
+        if fate is not None:
+            self._go_on(command_id)
+            return
         # Outside the lock: this starts a process.
         outcome = self._fleet.deliver(instance_id, order)
         with self._lock:
-            if outcome is Delivery.OFFLINE and part.status is Status.PENDING:
-                part.move(Status.DELAYED)
-            part.refused = outcome is Delivery.FULL
+            gone = outcome is Delivery.GONE and not command.by_tag
+            if gone and part.status in WAITING:
+                part.move(Status.FAILED, "Undeliverable")
+            elif outcome is not Delivery.ACCEPTED and part.status is Status.PENDING:
+                # Source: meteor-up#87: by a tag, ended instances are waited for as well.
+                part.refused = outcome is Delivery.FULL
+                part.move(Status.PENDING if part.refused else Status.DELAYED)
+        if outcome is not Delivery.ACCEPTED:
+            self._go_on(command_id)
 
     def _give_up_delivery(self, command_id: str, instance_id: str) -> None:
         with self._lock:
             part = self._part(command_id, instance_id)
             if part is not None and part.status in WAITING:
                 part.move(Status.TIMED_OUT, "DeliveryTimedOut")
+        self._go_on(command_id)
 
     def _give_up(self, command_id: str, instance_id: str) -> None:
         with self._lock:
@@ -194,6 +254,7 @@ class RunCommand:
                 part.move(Status.CANCELLED)
             else:
                 part.move(Status.TIMED_OUT, "DeliveryTimedOut")
+        self._go_on(command_id)
 
     def _cancel(self, request: Request) -> dict[str, Any]:
         instance_ids = request.get("InstanceIds") or []
@@ -214,6 +275,7 @@ class RunCommand:
             command.cancel_asked = command.cancel_asked or not instance_ids
         for name in to_tell:
             self._after(self._settings.delivery_s, self._tell_cancel, command, name)
+        self._go_on(command.command_id)
         return {}
 
     def _tell_cancel(self, command_id: str, instance_id: str) -> None:
@@ -240,7 +302,7 @@ class RunCommand:
                 for part in self._parts_asked(command, request)
                 if views.matches(filters, command, part.status.value, stage=False)
             ]
-            shown, token = views.page(rows, lambda row: row[1].serial, request, PAGE_MAX)
+            shown, token = self._page(rows, lambda row: row[1].serial, request)
             details = bool(request.get("Details", False))
             found = [views.invocation_view(c, part, details=details) for c, part in shown]
         return {"CommandInvocations": found, "NextToken": token}
@@ -251,30 +313,19 @@ class RunCommand:
             rows = [
                 command
                 for command in self._asked(request)
-                if self._parts_asked(command, request)
+                if request.get("InstanceId") in (None, *command.invocations)
                 and views.matches(
                     filters, command, views.command_status(command)[0].value, stage=True
                 )
             ]
-            shown, token = views.page(rows, lambda command: command.serial, request, PAGE_MAX)
+            shown, token = self._page(rows, lambda command: command.serial, request)
             found = [views.command_view(command) for command in shown]
         return {"Commands": found, "NextToken": token}
 
-    def _describe(self, request: Request) -> dict[str, Any]:
-        filters = list(request.get("Filters") or [])
-        old = list(request.get("InstanceInformationFilterList") or [])
-        if filters and old:
-            raise Refusal("ValidationException", "Filters and InstanceInformationFilterList both")
-        filters += [{"Key": item["key"], "Values": item["valueSet"]} for item in old]
-        nodes = [n for n in self._fleet.nodes() if n.listed and _node_matches(n, filters)]
-        serials = {node.instance_id: index for index, node in enumerate(nodes, 1)}
-        shown, token = views.page(
-            nodes, lambda node: serials[node.instance_id], request, NODE_PAGE_DEFAULT
-        )
-        return {
-            "InstanceInformationList": [views.node_view(node) for node in shown],
-            "NextToken": token,
-        }
+    def _page(
+        self, rows: list[T], serial: Callable[[T], int], request: Request
+    ) -> tuple[list[T], str | None]:
+        return views.page(rows, serial, request, PAGE_MAX, int(self._settings.page_max))
 
     # Lookups; the lock is held
 
@@ -303,20 +354,3 @@ class RunCommand:
             return list(command.invocations.values())
         part = command.invocations.get(instance_id)
         return [] if part is None else [part]
-
-
-def _node_matches(node: Node, filters: list[dict[str, Any]]) -> bool:
-    values = {
-        "InstanceIds": node.instance_id,
-        "PingStatus": "Online" if node.online else "ConnectionLost",
-        "AgentVersion": node.agent_version,
-        "PlatformTypes": "Linux",
-        "ResourceType": "EC2Instance",
-        "IamRole": node.role,
-    }
-    for item in filters:
-        if item["Key"] not in values:
-            raise Refusal("InvalidFilterKey", f"The filter key {item['Key']} is not valid")
-        if values[item["Key"]] not in item["Values"]:
-            return False
-    return True

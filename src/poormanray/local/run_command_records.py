@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Status(Enum):
@@ -35,6 +35,7 @@ class Delivery(Enum):
     ACCEPTED = "accepted"
     FULL = "full"  # five run, five wait: the agent says no and never replies
     OFFLINE = "offline"
+    GONE = "gone"  # terminated since
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class InvocationRecord:
     instance_name: str
     status: Status = Status.PENDING
     detail: str = "Pending"
+    sent: bool = False  # its turn has come
     refused: bool = False  # the agent was full: nothing comes any more
     exit_code: int = -1
     stdout: str = ""
@@ -144,6 +146,12 @@ class CommandRecord:
     echoed: dict[str, object]  # what is only recorded and given back
     sent_at_s: float  # cloud clock
     requested_at_s: float  # epoch
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    target_count: int = 0
+    by_tag: bool = False
+    # What ended the command before any instance was asked.
+    early_end: tuple[Status, str] | None = None
+    wave: int = 1  # how many instances get it next
     cancel_asked: bool = False
     invocations: dict[str, InvocationRecord] = field(default_factory=dict)
 

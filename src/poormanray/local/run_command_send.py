@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from poormanray.local.refusals import Refusal
-from poormanray.local.run_command_records import Fleet, Node
 
 # The documents that the cloud knows: parameter -> whether it must be given.
 DOCUMENTS: dict[str, dict[str, bool]] = {
@@ -63,23 +61,3 @@ def _check_values(given: Mapping[str, list[str]]) -> None:
         raise Refusal("InvalidParameters", f"executionTimeout {timeout!r} is not 1 to 172800")
     if len((given.get("workingDirectory") or [""])[0]) > WORKING_DIRECTORY_MAX:
         raise Refusal("InvalidParameters", "workingDirectory is too long")
-
-
-def check_instances(fleet: Fleet, instance_ids: Sequence[str], account: str) -> list[Node]:
-    """Return the managed instances named; one bad id refuses them all.
-
-    Raises:
-        Refusal: DuplicateInstanceId, InvalidInstanceId.
-    """
-    if not instance_ids:
-        raise Refusal("InvalidInstanceId", "InstanceIds must name at least one instance")
-    twice = [name for name, count in Counter(instance_ids).items() if count > 1]
-    if twice:
-        raise Refusal("DuplicateInstanceId", f"Instances {twice} are named twice")
-    found = {name: fleet.node(name) for name in instance_ids}
-    bad = [name for name, node in found.items() if node is None or not node.accepts]
-    if bad:
-        listed = ", ".join(bad)
-        text = f"Instances [[{listed}]] not in a valid state for account {account}"
-        raise Refusal("InvalidInstanceId", text)
-    return [node for node in found.values() if node is not None]

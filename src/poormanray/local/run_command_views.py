@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from poormanray.local.refusals import Refusal
-from poormanray.local.run_command_records import CommandRecord, InvocationRecord, Node, Status
+from poormanray.local.run_command_pace import allowed_errors, error_count
+from poormanray.local.run_command_records import (
+    WAITING,
+    CommandRecord,
+    InvocationRecord,
+    Node,
+    Status,
+)
 
 T = TypeVar("T")
 
@@ -19,24 +26,31 @@ PLUGIN = "aws:runShellScript"
 STDOUT_CHARS, STDERR_CHARS, LISTED_CHARS = 24_000, 8_000, 2_500
 # Details that neither fail nor complete a command (user guide, "Understanding command statuses").
 _NOT_COUNTED = {"Undeliverable", "InvalidPlatform", "AccessDenied"}
+# Details of those that were spared because others had failed.
+_SPARED = {"Terminated"}
 
 
 def command_status(command: CommandRecord) -> tuple[Status, str]:
     """Return a command's status and detail, made of its invocations'."""
+    if command.early_end is not None:
+        return command.early_end
     parts = list(command.invocations.values())
     if all(part.status.ended for part in parts):
         return _ended_status(command)
     if command.cancel_asked:
         return Status.CANCELLING, "Cancelling"
-    pending = all(part.status is Status.PENDING for part in parts)
-    return (Status.PENDING, "Pending") if pending else (Status.IN_PROGRESS, "InProgress")
+    states = {part.status for part in parts}
+    if states == {Status.PENDING}:
+        return Status.PENDING, "Pending"
+    delayed = states <= WAITING
+    return Status.IN_PROGRESS, "Delayed" if delayed else "InProgress"
 
 
 def _ended_status(command: CommandRecord) -> tuple[Status, str]:
     unhappy = [
         part
         for part in command.invocations.values()
-        if part.detail not in _NOT_COUNTED and part.status is not Status.SUCCESS
+        if part.detail not in _NOT_COUNTED | _SPARED and part.status is not Status.SUCCESS
     ]
     if not unhappy:
         return Status.SUCCESS, "Success"
@@ -47,20 +61,6 @@ def _ended_status(command: CommandRecord) -> tuple[Status, str]:
         return first.status, first.detail
     failed = error_count(command) > allowed_errors(command)
     return Status.FAILED, "Failed" if failed else "Incomplete"
-
-
-def error_count(command: CommandRecord) -> int:
-    """Return how many invocations count toward MaxErrors."""
-    details = ("Failed", "ExecutionTimedOut")
-    return sum(part.detail in details for part in command.invocations.values())
-
-
-def allowed_errors(command: CommandRecord) -> int:
-    """Return MaxErrors as a number of instances."""
-    text = command.max_errors
-    if text.endswith("%"):
-        return len(command.invocations) * int(text[:-1]) // 100
-    return int(text)
 
 
 def command_view(command: CommandRecord, *, counts: bool = True) -> dict[str, Any]:
@@ -75,13 +75,13 @@ def command_view(command: CommandRecord, *, counts: bool = True) -> dict[str, An
         "ExpiresAfter": command.requested_at_s + command.timeout_s + command.execution_timeout_s,
         "Parameters": command.parameters,
         "InstanceIds": command.instance_ids,
-        "Targets": [],
+        "Targets": command.targets,
         "RequestedDateTime": command.requested_at_s,
         "Status": status.value,
         "StatusDetails": detail,
         "MaxConcurrency": command.max_concurrency,
         "MaxErrors": command.max_errors,
-        "TargetCount": len(parts) if counts else 0,
+        "TargetCount": command.target_count if counts else 0,
         "CompletedCount": sum(part.status.ended for part in parts) if counts else 0,
         "ErrorCount": error_count(command) if counts else 0,
         "DeliveryTimedOutCount": sum(part.detail == "DeliveryTimedOut" for part in parts),
@@ -203,14 +203,21 @@ def _matches_one(key: str, value: str, command: CommandRecord, status: str, *, s
 
 
 def page(
-    items: Iterable[T], serial: Callable[[T], int], request: Mapping[str, Any], default: int
+    items: Iterable[T],
+    serial: Callable[[T], int],
+    request: Mapping[str, Any],
+    default: int,
+    most: int = 0,
 ) -> tuple[list[T], str | None]:
     """Return one page, newest first, and the token of the next one.
+
+    No page is longer than `most` if that is not 0: a service may send less than it was asked for.
 
     Raises:
         Refusal: InvalidNextToken.
     """
     size = int(request.get("MaxResults", default))
+    size = min(size, most) if most else size
     token = request.get("NextToken")
     below = _read_token(token) if token else None
     rows = sorted(items, key=serial, reverse=True)

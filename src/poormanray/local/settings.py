@@ -18,6 +18,7 @@ class Settings:
     visibility_s: float = 0.5  # a new command is not found by reads for this long
     delivery_s: float = 0.3  # from SendCommand until the agent has the command
     reply_s: float = 0.005  # from the agent's reply until reads show it
+    ramp_s: float = 0.01  # from the last acknowledgement until the next instances are asked
     registration_s: float = 1.0  # from power on until the agent answers
     interrupted_report_s: float = 60.0  # a command cut off by a power loss is reported Failed
     reboot_grace_s: float = 60.0  # exit code 194: the agent runs `shutdown -r +1`
@@ -26,6 +27,8 @@ class Settings:
     agent_restart_s: float = 7.0  # the same of a restart
     ping_lost_s: float = 360.0  # from the last heartbeat until Online becomes ConnectionLost
     stopped_accepted: float = 0  # 1: SendCommand takes stopped instances (AWS's pages disagree)
+    pending_invocations_max: float = 0  # more make a command RateExceeded; 0: no limit
+    page_max: float = 0  # no page of Run Command is longer; 0: as long as asked for
     # EC2 and IAM
     pending_s: float = 0.5
     stopping_s: float = 0.5

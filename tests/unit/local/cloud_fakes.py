@@ -126,7 +126,13 @@ class World:
             self.settings,
             role_of=lambda _instance_id: "role" if self.managed else None,
         )
-        self.service = RunCommand(self.fleet, self.timers, self.settings, account="123456789012")
+        self.service = RunCommand(
+            self.fleet,
+            self.timers,
+            self.settings,
+            account="123456789012",
+            tags_of=lambda instance_id: self.tags.get(instance_id, {}),
+        )
         self.fleet.on_reply = self.service.on_reply
         self.fleet.on_connected = self.service.on_connected
 
@@ -140,7 +146,7 @@ class World:
 
     def send(self, ids: list[str], script: str = "true", **options: object) -> str:
         request = {
-            "InstanceIds": ids,
+            **({"InstanceIds": ids} if ids else {}),
             "DocumentName": "AWS-RunShellScript",
             "Parameters": {"commands": [script]},
             **options,
