@@ -1,0 +1,105 @@
+"""`pmr logs` and friends by the front door: every byte, parts of it, and while it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.conftest import Pmr
+from tests.cloud.test_run import events
+
+# 300 KB that compress well, 60 KB that do not, a line that is long, bytes that are no text, and
+# no newline at the end; a copy tells the hash.
+WRITER = r"""
+{
+  awk 'BEGIN { for (i = 0; i < 7500; i++) printf "step %06d: everything is as it was\n", i }'
+  head -c 45000 /dev/urandom | base64 -w 0
+  printf '\n\377\376\000\r\n last'
+} | tee "$HOME/said"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A job that wrote much on one instance, what `run` showed of it, and its true hash."""
+
+    job: str
+    shown: bytes
+    digest: str
+
+
+@pytest.fixture(scope="module")
+def written(pmr: Pmr, cluster: str) -> Written:
+    """Run the writer on one instance."""
+    one = ("run", "-n", cluster, "-i", f"{cluster}-0002", "--no-prefix")
+    told = pmr.raw(*one, "-c", WRITER)
+    job = told.stderr.decode().partition("job ")[2].partition(":")[0]
+    digest = pmr(*one, "-c", 'sha256sum "$HOME/said"').stdout.split()[0]
+    return Written(job, told.stdout, digest)
+
+
+def test_every_byte_by_run_logs_and_results(
+    pmr: Pmr, cluster: str, written: Written, tmp_path: Path
+) -> None:
+    assert len(written.shown) > 330_000
+    assert hashlib.sha256(written.shown).hexdigest() == written.digest
+    with ThreadPoolExecutor() as pool:
+        logs = pool.submit(pmr.raw, "logs", written.job, "-n", cluster)
+        results = pool.submit(pmr, "results", written.job, "-n", cluster, "-o", tmp_path / "r")
+        tail = pool.submit(pmr.raw, "logs", written.job, "-n", cluster, "--tail", "3")
+    assert logs.result().stdout == written.shown
+    results.result()
+    assert (tmp_path / "r" / "0.log").read_bytes() == written.shown
+    assert tail.result().stdout == b"\n".join(written.shown.split(b"\n")[-3:])
+
+
+FOLLOWED = """
+for i in $(seq 12); do echo "line $i"; sleep 0.5; done
+exit $PMR_TASK_INDEX
+"""
+
+
+def test_following_from_another_client(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for number in range(2):
+        (scripts / f"{number}").write_text(FOLLOWED)
+    job = pmr("map", "-n", cluster, "-d", scripts).stdout.strip()
+    began = time.monotonic()
+    arrivals: list[float] = []
+    with pmr.start("logs", "-f", job, "-n", cluster) as follower:
+        assert follower.stdout is not None
+        lines = []
+        for line in follower.stdout:
+            lines.append(line.decode())
+            arrivals.append(time.monotonic() - began)
+    expected = [f"[{cluster}-000{n} {n}] line {i}\n" for n in range(2) for i in range(1, 13)]
+    assert sorted(lines) == sorted(expected)
+    assert follower.returncode == 1
+    # It showed lines while the tasks were still writing, not all at the end.
+    assert arrivals[-1] - arrivals[0] > 0.8
+    one = pmr("logs", job, "-n", cluster, "--task", "1", "--tail", "2")
+    assert one.stdout == "line 11\nline 12\n"
+
+
+def test_a_task_that_truncates_its_log_confuses_nobody(pmr: Pmr, cluster: str) -> None:
+    script = "seq 2000; sleep 1; : >/proc/self/fd/1; echo fresh; sleep 1"
+    told = pmr("run", "-n", cluster, "-i", f"{cluster}-0001", "--json", "-c", script)
+    happened = events(told.stdout)
+    written = "".join(one["text"] for one in happened if one["event"] == "output")
+    assert written.endswith("fresh\n")
+    assert happened[-1]["exit_code"] == 0
+
+
+def test_unknown_jobs_and_tasks(pmr: Pmr, cluster: str, written: Written) -> None:
+    asked = (("logs", "no-such-job"), ("logs", written.job, "--task", "7"))
+    with ThreadPoolExecutor() as pool:
+        for told in pool.map(lambda words: pmr(*words, "-n", cluster, check=False), asked):
+            assert told.returncode == 3
+            assert told.stderr.count("error:") == 1
+            assert "next:" in told.stderr
