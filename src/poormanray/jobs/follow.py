@@ -43,6 +43,9 @@ LANES = 3
 # Short, because a look that waits holds one of the agent's five workers.
 FIRST_WINDOW_S = 5
 WINDOW_S = 8
+# Where another client waits already, looks are answered at once: this long until the next. A line
+# may wait for it, then for delivery and a poll, and is still to be seen within 3 s.
+BUSY_S = 0.5
 # Instances that want a look at nearly the same moment share a send.
 GATHER_S = 0.3
 # How long an instance may be silent before EC2 is asked whether it still exists.
@@ -278,7 +281,7 @@ class Follower:
         if kind != "bulk":
             track.looked = True
             if reply.answer.facts.get("window") == "busy":
-                track.due_at_s = now_s + 1.0
+                track.due_at_s = now_s + BUSY_S
         yield from self._take_events(track, reply.answer)
         yield from self._take_logs(track, reply.answer, asked)
         if self._lost_with_runner(track):
