@@ -25,7 +25,7 @@ CHUNK = 50
 FIRST_POLL_S = 0.8
 FIRST_BULK_POLL_S = 0.5
 POLL_GROWTH = 1.3
-LONGEST_POLL_S = 1.5
+LONGEST_POLL_S = 1.2
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
 

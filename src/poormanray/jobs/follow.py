@@ -43,8 +43,7 @@ LANES = 3
 # Short, because a look that waits holds one of the agent's five workers.
 FIRST_WINDOW_S = 5
 WINDOW_S = 8
-# Where another client waits already, looks are answered at once: this long until the next. A line
-# may wait for it, then for delivery and a poll, and is still to be seen within 3 s.
+# Until the next look where another client waits already, so that ours is answered at once.
 BUSY_S = 0.5
 # Instances that want a look at nearly the same moment share a send.
 GATHER_S = 0.3

@@ -215,6 +215,8 @@ wait_for_news() { # window in seconds; ends early when the job is over, or soon 
             # A little longer, so that what follows at once comes along.
             ((tick - news >= 2)) && break
         elif grown; then
+            # What was there before this look has waited long enough.
+            ((tick == 0)) && break
             news=$tick
         fi
         pause 0.2
