@@ -57,15 +57,20 @@ def command_pages() -> str:
     """Return the help of every command, groups' own commands included."""
     pages = [_page("pmr", pmr)]
     for name, command, _line in commands():
-        pages.append(_page(name, command))
-        if isinstance(command, click.Group):
-            pages += [_page(f"{name} {sub}", part) for sub, part in command.commands.items()]
+        pages += _pages(name, command)
     return "\n\n".join(pages)
 
 
 def demo_session() -> str:
     """Return the session that `scripts/demo --record docs/demo-session.txt` wrote."""
     return "```console\n" + (REPO / "docs/demo-session.txt").read_text().rstrip() + "\n```"
+
+
+def _pages(name: str, command: click.Command) -> Iterator[str]:
+    yield _page(name, command)
+    if isinstance(command, click.Group):
+        for below, part in command.commands.items():
+            yield from _pages(f"{name} {below}", part)
 
 
 def _page(name: str, command: click.Command) -> str:

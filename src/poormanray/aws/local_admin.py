@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from poormanray.aws.session import FALLBACK_REGION, Endpoint
-from poormanray.errors import AwsRefused, NotReached
+from poormanray.errors import AwsRefused, NotFound, NotReached, PmrError, UsageProblem
 
 # The service name that these calls are signed for, so that no AWS call can be taken for one.
 _SERVICE = "pmr"
 _TIMEOUT_S = 60.0
 
 
-def ask(endpoint: Endpoint, method: str, route: str) -> dict[str, Any]:
-    """Call `/_pmr/<route>` and return its document.
+def ask(
+    endpoint: Endpoint, method: str, route: str, document: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """Call `/_pmr/<route>`, with a document if there is one, and return the answer's document.
 
     Raises:
         NotReached: nothing answers there.
+        NotFound: it names what the cloud does not have.
+        UsageProblem: the cloud cannot make sense of the document.
         AwsRefused: the cloud says no.
     """
     from botocore.auth import SigV4Auth
@@ -28,23 +33,37 @@ def ask(endpoint: Endpoint, method: str, route: str) -> dict[str, Any]:
     from botocore.credentials import Credentials
 
     url = f"{endpoint.url}/_pmr/{route}"
-    signed = AWSRequest(method=method, url=url, data=b"")
+    body = b"" if document is None else json.dumps(document).encode()
+    signed = AWSRequest(method=method, url=url, data=body)
     credentials = Credentials(endpoint.access_key, endpoint.secret_key)
     SigV4Auth(credentials, _SERVICE, FALLBACK_REGION).add_auth(signed)
     request = urllib.request.Request(  # noqa: S310 (always http to loopback)
-        url, method=method, headers=dict(signed.headers.items())
+        url, body or None, dict(signed.headers.items()), method=method
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            document: dict[str, Any] = json.load(answer)
+            said: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
-        reason = f"{HTTPStatus(error.code).phrase} for {method} {route}"
-        raise AwsRefused(
-            f"the local cloud refused: {reason}", "pmr local down, then pmr local up"
-        ) from error
+        raise _refusal(error, f"{method} {route}") from error
     except OSError as error:
         raise NotReached(
             f"the local cloud at {endpoint.url} does not answer", "pmr local down, pmr local up"
         ) from error
-    return document
+    return said
+
+
+def _refusal(error: urllib.error.HTTPError, call: str) -> PmrError:
+    """Return the error that the cloud's answer stands for."""
+    try:
+        said = json.load(error)
+        code, text = str(said["__type"]), str(said["message"])
+    except (ValueError, KeyError, TypeError):
+        code, text = HTTPStatus(error.code).phrase, call
+    if code == "ValidationError":
+        return UsageProblem(text, "pmr local fault add --help")
+    if code == "NotFound":
+        return NotFound(text, "pmr local status, pmr local fault list")
+    return AwsRefused(
+        f"the local cloud refused {call}: {code}: {text}", "pmr local down, then pmr local up"
+    )

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from poormanray.aws.session import Endpoint
-from poormanray.cli.local_daemon import Contact, Daemon, state_folder
+from poormanray.cli.local_daemon import Contact, Daemon, ask, running, state_folder
+from poormanray.cli.local_fault import fault
 from poormanray.cli.output import Output
-from poormanray.errors import NotReached, UsageProblem
+from poormanray.errors import UsageProblem
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -91,7 +92,7 @@ def down(json: bool) -> None:  # noqa: FBT001 (a flag)
 def status(json: bool) -> None:  # noqa: FBT001 (a flag)
     """Show its instances, and how often each operation was called."""
     out = Output(json=json)
-    found = _ask("GET", "status")
+    found = ask("GET", "status")
     out.document(found)
     out.line(f"local cloud at {found['url']}, up for {found['uptime_s']:.0f} s")
     out.line(f"state folder   {found['state_folder']}")
@@ -117,7 +118,7 @@ def env(json: bool) -> None:  # noqa: FBT001 (a flag)
     In a shell: eval "$(pmr local env)"
     """
     out = Output(json=json)
-    contact = _running()
+    contact = running()
     settings = {
         "AWS_ENDPOINT_URL": contact.endpoint.url,
         "AWS_ACCESS_KEY_ID": contact.endpoint.access_key,
@@ -136,21 +137,11 @@ def env(json: bool) -> None:  # noqa: FBT001 (a flag)
 def reset(json: bool) -> None:  # noqa: FBT001 (a flag)
     """Empty it: instances, roles, buckets, commands, counts."""
     out = Output(json=json)
-    out.document(_ask("POST", "reset"))
+    out.document(ask("POST", "reset"))
     out.line("the local cloud is empty")
 
 
-def _running() -> Contact:
-    contact = Daemon(state_folder()).contact()
-    if contact is None:
-        raise NotReached("the local cloud is not running", "pmr local up")
-    return contact
-
-
-def _ask(method: str, route: str) -> dict[str, Any]:
-    from poormanray.aws.local_admin import ask
-
-    return ask(_running().endpoint, method, route)
+local.add_command(fault)
 
 
 def _check(words: list[str]) -> None:
@@ -166,7 +157,7 @@ def _check(words: list[str]) -> None:
 
 def _same(contact: Contact, port: int, words: list[str]) -> None:
     """Refuse to call a cloud with other settings the one that was asked for."""
-    settings = _ask("GET", "status")["settings"]
+    settings = ask("GET", "status")["settings"]
     changed = [
         word
         for word in words

@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from poormanray.aws.session import Endpoint
 from poormanray.errors import NotReached, UsageProblem
@@ -212,6 +213,29 @@ def state_folder() -> Path:
         return Path(named).expanduser().absolute()
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(state).expanduser().absolute() / "poormanray" / "local"
+
+
+def ask(method: str, route: str, document: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Ask the running local cloud by a route of its own.
+
+    Raises:
+        NotReached: it does not run.
+    """
+    from poormanray.aws import local_admin
+
+    return local_admin.ask(running().endpoint, method, route, document)
+
+
+def running() -> Contact:
+    """Return the contact of the running local cloud.
+
+    Raises:
+        NotReached: it does not run.
+    """
+    contact = Daemon(state_folder()).contact()
+    if contact is None:
+        raise NotReached("the local cloud is not running", "pmr local up")
+    return contact
 
 
 def _environment() -> dict[str, str]:

@@ -115,24 +115,22 @@ class Instances:
         instance.state_reason.code, instance.state_reason.message = reason
         self.follow(self._regions[instance.id])
 
-    def reclaim(self, instance_id: str) -> None:
-        """Take a spot instance back: EC2 ends it some time after the notice.
+    def reclaim(self, instance_id: str, notice_s: float | None = None) -> None:
+        """Take a spot instance back: EC2 ends it `notice_s` (cloud time) after the notice.
 
         Source: EC2 user guide: two minutes; the state reason is Server.SpotInstanceTermination.
         """
-        self._timers.after(self._settings.reclaim_notice_s, lambda: self._take_back(instance_id))
+        after_s = self._settings.reclaim_notice_s if notice_s is None else notice_s
+        self._timers.after(after_s, lambda: self._take_back(instance_id))
 
     def _take_back(self, instance_id: str) -> None:
         with self._moto.lock:
             instance = self._find(instance_id)
             if instance is None or self._states.get(instance_id) in _GONE:
                 return
-            instance.terminate()
-            instance.state_reason.code = "Server.SpotInstanceTermination"
-            instance.state_reason.message = (
-                "Server.SpotInstanceTermination: Instance terminated by a spot interruption"
-            )
-            self.follow(self._regions[instance_id])
+            code = "Server.SpotInstanceTermination"
+            text = f"{code}: Instance terminated by a spot interruption"
+            self._end(instance, "terminate", (code, text))
 
     def role_of(self, instance_id: str) -> str | None:
         """Name the role that makes an instance a managed one, None when it has none such."""

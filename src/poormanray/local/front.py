@@ -6,19 +6,25 @@ import dataclasses
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
+
+from waitress.channel import ClientDisconnected
 
 from poormanray.local.cloud_describe import describe_instances
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import Moto
+from poormanray.local.faults import Call, Faults, refusal
 from poormanray.local.refusals import Answer, Refusal, json_answer, refusal_answer
 from poormanray.local.run_command import RunCommand
-from poormanray.local.signature import ADMIN_SERVICE, Gate, HttpRequest
+from poormanray.local.signature import ADMIN_SERVICE, Caller, Gate, HttpRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -34,36 +40,45 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 class Admin(Protocol):
     """The cloud's own routes."""
 
-    def admin(self, method: str, route: str) -> Mapping[str, object]:
+    def admin(self, method: str, route: str, asked: Mapping[str, Any]) -> Mapping[str, object]:
         """Answer `/_pmr/<route>`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Those who answer for AWS's services."""
+
+    moto: Moto
+    run_command: RunCommand
+    instances: Instances
+    launches: Launches
 
 
 class Front:
     """One WSGI application for the whole cloud."""
 
     def __init__(
-        self,
-        gate: Gate,
-        moto: Moto,
-        run_command: RunCommand,
-        instances: Instances,
-        launches: Launches,
-        admin: Admin,
+        self, gate: Gate, services: Services, admin: Admin, faults: Faults, time_scale: float
     ) -> None:
         self._gate = gate
-        self._moto = moto
-        self._run_command = run_command
-        self._instances = instances
-        self._launches = launches
+        self._moto = services.moto
+        self._run_command = services.run_command
+        self._instances = services.instances
+        self._launches = services.launches
         self._admin = admin
+        self._faults = faults
+        self._time_scale = time_scale
+        self._never = threading.Event()
         self._count_lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        request = read_request(environ)
+        request = read_head(environ)
         try:
+            self._gate.look(request)
+            request = dataclasses.replace(request, body=environ["wsgi.input"].read())
             answer = self._answer(request)
         except Refusal as refusal:
             answer = refusal_answer(refusal, request.protocol)
@@ -72,6 +87,9 @@ class Front:
             LOG.exception("%s %s failed", request.method, request.path)
             failure = Refusal("InternalFailure", "the local cloud failed; see its log", status=500)
             answer = refusal_answer(failure, request.protocol)
+        if answer is None:
+            # The server then closes the connection without a word.
+            raise ClientDisconnected
         headers = list(answer.headers)
         if answer.content_type:
             headers.append(("Content-Type", answer.content_type))
@@ -93,30 +111,46 @@ class Front:
         with self._count_lock:
             self._counts.clear()
 
-    def _answer(self, request: HttpRequest) -> Answer:
+    def _answer(self, request: HttpRequest) -> Answer | None:
+        """Answer a request; None: its connection is to be closed."""
         caller = self._gate.admit(request)
         if caller.service == ADMIN_SERVICE or request.path.startswith("/_pmr/"):
             return self._answer_admin(request, caller.service)
         if request.path.startswith("/moto-api"):
             raise Refusal("AccessDenied", "not served", status=403)
-        target = request.headers.get("x-amz-target", "")
-        if caller.service == "ssm" and target.startswith(SSM_TARGET):
-            operation = target.removeprefix(SSM_TARGET)
-            self._count("ssm", operation)
-            if operation in self._run_command.operations:
-                return json_answer(self._run_command.call(operation, _document(request.body)))
-            return self._moto.answer(request)
+        form = {} if caller.service in ("s3", "ssm") else _form(request)
+        operation = _operation(request, caller, form)
+        self._count(caller.service, operation)
+        effects = self._faults.strike(Call(caller.service, operation, request.body))
+        if effects.lost_request:
+            return None
+        try:
+            if effects.refused_as:
+                raise refusal(effects.refused_as, request.protocol)
+            answer = self._serve(request, caller, operation, form)
+        except Refusal as refused:
+            answer = refusal_answer(refused, request.protocol)
+        self._never.wait(effects.delay_s / self._time_scale)
+        if effects.lost_response:
+            return None
+        if effects.skew_s:
+            # A new list: an answer may be kept to be given again.
+            date = formatdate(time.time() + effects.skew_s, usegmt=True)
+            answer = dataclasses.replace(answer, headers=[*answer.headers, ("Date", date)])
+        return answer
+
+    def _serve(
+        self, request: HttpRequest, caller: Caller, operation: str, form: Mapping[str, str]
+    ) -> Answer:
+        if caller.service == "ssm" and operation in self._run_command.operations:
+            return json_answer(self._run_command.call(operation, _document(request.body)))
         if caller.service == "s3":
-            self._count("s3", f"{request.method} {_s3_kind(request.path)}")
             return self._moto.answer(_without_form(request))
-        form = _form(request)
-        action = form.get("Action", target.rpartition(".")[2] or request.method)
-        self._count(caller.service, action)
         if caller.service == "ec2":
-            return self._answer_ec2(request, action, form, caller.region)
+            return self._answer_ec2(request, operation, form, caller.region)
         answer = self._moto.answer(request)
         if caller.service == "iam" and answer.status == HTTPStatus.OK:
-            self._launches.profile_changed(action, form)
+            self._launches.profile_changed(operation, form)
         return answer
 
     def _answer_ec2(
@@ -147,15 +181,15 @@ class Front:
         if service != ADMIN_SERVICE or not request.path.startswith("/_pmr/"):
             raise Refusal("AccessDenied", "the signature is for another service", status=403)
         route = request.path.removeprefix("/_pmr/")
-        return json_answer(self._admin.admin(request.method, route))
+        return json_answer(self._admin.admin(request.method, route, _document(request.body)))
 
     def _count(self, service: str, operation: str) -> None:
         with self._count_lock:
             self._counts[service, operation] += 1
 
 
-def read_request(environ: dict[str, Any]) -> HttpRequest:
-    """Read a whole request out of a WSGI environment; needs the server's REQUEST_URI."""
+def read_head(environ: dict[str, Any]) -> HttpRequest:
+    """Read a request but its body out of a WSGI environment; needs the server's REQUEST_URI."""
     headers = {
         name[5:].lower().replace("_", "-"): value
         for name, value in environ.items()
@@ -170,9 +204,19 @@ def read_request(environ: dict[str, Any]) -> HttpRequest:
         path=path,
         query=query,
         headers=headers,
-        body=environ["wsgi.input"].read(),
+        body=b"",
         environ=environ,
     )
+
+
+def _operation(request: HttpRequest, caller: Caller, form: Mapping[str, str]) -> str:
+    """Return the name under which a call is counted and may be struck by a fault."""
+    target = request.headers.get("x-amz-target", "")
+    if caller.service == "s3":
+        return f"{request.method} {_s3_kind(request.path)}"
+    if caller.service == "ssm":
+        return target.removeprefix(SSM_TARGET) if target.startswith(SSM_TARGET) else request.method
+    return form.get("Action", target.rpartition(".")[2] or request.method)
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import os
 import queue
 import re
 import resource
+import signal
 import threading
 import uuid
 import zlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from poormanray.local import standins
+from poormanray.local import inside, standins
 from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
 from poormanray.local.folder import InstanceFolder, Owner, remove_tree
 from poormanray.local.namespaces import PATH, STANDINS_AT, Nested, make_plan, owner_behind_root
@@ -37,6 +38,9 @@ class Machine(Protocol):
 
     def launch(self, errand: Errand, outputs: tuple[int, int]) -> Launched:
         """Start a script inside, as root."""
+
+    def pids(self) -> list[int]:
+        """Return the instance's processes, as this machine numbers them."""
 
     def end(self) -> None:
         """End every process of the instance and wait until they are gone."""
@@ -168,6 +172,31 @@ class Host:
     def on_shutdown(self, callback: Callable[[str, str], None]) -> None:
         """Call back when something in an instance halts it: its id, `poweroff` or `reboot`."""
         self._tell_shutdown = callback
+
+    def freeze(self, instance_id: str) -> int:
+        """Stop every process of an instance (SIGSTOP); return how many there are."""
+        return inside.stop_all(lambda: self._pids(instance_id))
+
+    def thaw(self, instance_id: str) -> int:
+        """Let the processes of an instance go on; return how many there are."""
+        pids = self._pids(instance_id)
+        inside.signal_all(pids, signal.SIGCONT)
+        return len(pids)
+
+    def kill_runners(self, instance_id: str, *, screens: bool) -> int:
+        """Kill (SIGKILL) the job runners in an instance, or their screens; return how many."""
+        pids = self._pids(instance_id)
+        found = inside.screens(pids) if screens else inside.runners(pids)
+        inside.signal_all(found, signal.SIGKILL)
+        return len(found)
+
+    def _pids(self, instance_id: str) -> list[int]:
+        with self._lock:
+            instance = self._instances.get(instance_id)
+        if instance is None:
+            return []
+        with instance.lock:
+            return instance.machine.pids() if instance.machine is not None else []
 
     def close(self) -> None:
         """End every instance. Their folders stay. The host is of no use afterwards."""

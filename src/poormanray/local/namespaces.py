@@ -14,6 +14,7 @@ from pathlib import Path
 
 from poormanray.local.executions import Errand
 from poormanray.local.folder import InstanceFolder, Owner
+from poormanray.local.inside import in_namespace_of
 from poormanray.local.nest import KEPT_CAPABILITIES
 from poormanray.local.standins import NAMES, REPLACED
 
@@ -134,6 +135,10 @@ class Nested:
                 process_group=0,
             )
         )
+
+    def pids(self) -> list[int]:
+        """Return the instance's processes, as the machine numbers them."""
+        return in_namespace_of(self._first) if self._keeper is not None else []
 
     def end(self) -> None:
         """End every process of the instance and wait until they are gone."""

@@ -21,6 +21,7 @@ import psutil
 
 from poormanray.local.executions import Errand
 from poormanray.local.folder import CONTROL, InstanceFolder
+from poormanray.local.inside import with_variable
 from poormanray.local.namespaces import ENTER, PATH
 
 # Passed on by the shell that runs on instances, whatever else it drops.
@@ -87,6 +88,10 @@ class Supervised:
         # When the supervisor has gone, so has the script.
         with contextlib.suppress(OSError):
             self._send({"kill": run_id}, [])
+
+    def pids(self) -> list[int]:
+        """Return the instance's processes."""
+        return with_variable(MARKER, str(self._folder.path))
 
     def end(self) -> None:
         """End every process of the instance and wait until they are gone."""

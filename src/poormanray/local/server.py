@@ -15,14 +15,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from waitress.server import create_server
 
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import ACCOUNT, Moto
+from poormanray.local.faults import Faults
 from poormanray.local.fleet import InstanceFleet
-from poormanray.local.front import Front, StartResponse
+from poormanray.local.front import Front, Services, StartResponse
+from poormanray.local.orders import Orders
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command import RunCommand
 from poormanray.local.settings import Settings
@@ -86,7 +89,10 @@ class Cloud:
         launches = Launches(self._moto, self._timers, settings)
         names = frozenset({f"127.0.0.1:{self._port}", f"localhost:{self._port}"})
         gate = Gate(self._access_key, self._secret_key, hosts=names)
-        self._front = Front(gate, self._moto, self._run_command, self._instances, launches, self)
+        self._faults = Faults(self._timers.now_s)
+        self._orders = Orders(self._faults, self._timers, self._instances, self._fleet, self._host)
+        services = Services(self._moto, self._run_command, self._instances, launches)
+        self._front = Front(gate, services, self, self._faults, settings.time_scale)
 
     def contact(self) -> Contact:
         """Return what `cloud.json` says."""
@@ -126,12 +132,14 @@ class Cloud:
         self._host.close()
         sweep(self._folder)
 
-    def admin(self, method: str, route: str) -> Mapping[str, object]:
+    def admin(self, method: str, route: str, asked: Mapping[str, Any]) -> Mapping[str, object]:
         """Answer the cloud's own routes.
 
         Raises:
             Refusal: there is no such route.
         """
+        if route.split("/", maxsplit=1)[0] == "faults":
+            return self._orders.answer(method, route, asked)
         if (method, route) == ("GET", "status"):
             return self._status()
         if (method, route) == ("POST", "reset"):

@@ -20,6 +20,8 @@ from poormanray.local.refusals import Protocol, Refusal
 SKEW_MAX_S = 300
 # Source: Signature Version 4 query parameters: X-Amz-Expires is at most 7 days.
 EXPIRES_MAX_S = 604_800
+# The largest of theirs is a script of Run Command; only objects of S3 are longer.
+BODY_MAX_BYTES = 8 * 2**20
 ALGORITHM = "AWS4-HMAC-SHA256"
 TIMESTAMP = "%Y%m%dT%H%M%SZ"
 ADMIN_SERVICE = "pmr"
@@ -108,12 +110,34 @@ class Gate:
         self._credentials = Credentials(access_key, secret_key)
         self._hosts = hosts
 
+    def look(self, request: HttpRequest, now: datetime | None = None) -> None:
+        """Refuse what can be refused before the body is read; `admit` decides.
+
+        Raises:
+            Refusal: as `admit`, and a body that is too long for what must be read to be judged.
+        """
+        claim = self._judge_head(request, now)
+        if claim.expires_s is not None or "x-amz-content-sha256" in claim.signed_headers:
+            # The signature covers the body's digest, not the body.
+            self._judge_signature(request, claim)
+            if claim.service == "s3":
+                return
+        if int(request.headers.get("content-length") or 0) > BODY_MAX_BYTES:
+            text = f"A body of this service has at most {BODY_MAX_BYTES} bytes"
+            raise Refusal("RequestEntityTooLarge", text, status=413)
+
     def admit(self, request: HttpRequest, now: datetime | None = None) -> Caller:
         """Return who calls which service.
 
         Raises:
             Refusal: anything is wrong; nothing of the request must be executed.
         """
+        claim = self._judge_head(request, now)
+        _check_body(request, claim, request.protocol)
+        self._judge_signature(request, claim)
+        return Caller(claim.service, claim.region)
+
+    def _judge_head(self, request: HttpRequest, now: datetime | None) -> _Claim:
         if request.headers.get("host", "").lower() not in self._hosts:
             raise Refusal("AccessDenied", "this Host is not served here", status=403)
         if "origin" in request.headers or "sec-fetch-mode" in request.headers:
@@ -123,11 +147,12 @@ class Gate:
         if not hmac.compare_digest(claim.access_key, self._credentials.access_key):
             raise _refusal(protocol, "key", "The security token included in the request is invalid")
         _check_time(claim, protocol, now or datetime.now(UTC))
-        _check_body(request, claim, protocol)
+        return claim
+
+    def _judge_signature(self, request: HttpRequest, claim: _Claim) -> None:
         if not hmac.compare_digest(self._signature(request, claim), claim.signature):
             text = "The request signature we calculated does not match the signature you provided"
-            raise _refusal(protocol, "signature", text)
-        return Caller(claim.service, claim.region)
+            raise _refusal(request.protocol, "signature", text)
 
     @staticmethod
     def _claim(request: HttpRequest) -> _Claim:

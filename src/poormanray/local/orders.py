@@ -1,0 +1,217 @@
+"""Orders for faults: what someone asks for is checked here, and done or left standing."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from poormanray.local import faults
+from poormanray.local.faults import Faults, Rule
+from poormanray.local.refusals import Refusal
+from poormanray.local.timers import Action, Timers
+
+_NUMBERS = {"probability": float, "count": int, "after": int, "seconds": float, "seed": int}
+
+
+class Agents(Protocol):
+    """The agents of the instances."""
+
+    def stop_agent(self, instance_id: str) -> None:
+        """Stop one."""
+        ...
+
+    def start_agent(self, instance_id: str) -> None:
+        """Start one."""
+        ...
+
+    def restart_agent(self, instance_id: str) -> None:
+        """Restart one."""
+        ...
+
+    def hibernate_agent(self, instance_id: str) -> None:
+        """Let one sleep."""
+        ...
+
+
+class Instances(Protocol):
+    """The instances as EC2 has them."""
+
+    def named(self, pattern: str) -> list[str]:
+        """Return the ids of those that are not gone, by id or by their Name."""
+        ...
+
+    def reboot(self, instance_ids: list[str]) -> None:
+        """Restart machines."""
+        ...
+
+    def reclaim(self, instance_id: str, notice_s: float | None = None) -> None:
+        """Take a spot instance back some time after a notice."""
+        ...
+
+    def end(self, instance_id: str, how: str, reason: tuple[str, str]) -> None:
+        """Let EC2 `stop` or `terminate` one of its own accord."""
+        ...
+
+
+class Machines(Protocol):
+    """The instances as processes."""
+
+    def freeze(self, instance_id: str) -> int:
+        """Stop every process; return how many."""
+        ...
+
+    def thaw(self, instance_id: str) -> int:
+        """Let them go on."""
+        ...
+
+    def kill_runners(self, instance_id: str, *, screens: bool) -> int:
+        """Kill the job runners, or the screens that they are in; return how many."""
+        ...
+
+
+class Orders:
+    """Takes orders: rules for requests stand, faults of instances happen at once."""
+
+    def __init__(
+        self,
+        rules: Faults,
+        timers: Timers,
+        instances: Instances,
+        agents: Agents,
+        machines: Machines,
+    ) -> None:
+        self._rules = rules
+        self._timers = timers
+        self._instances = instances
+        self._agents = agents
+        self._machines = machines
+        self._kinds: dict[str, Callable[[str, float | None], int]] = {
+            "agent-stop": self._agent_stop,
+            "agent-start": _always(agents.start_agent),
+            "agent-restart": _always(agents.restart_agent),
+            "agent-hibernate": _always(agents.hibernate_agent),
+            "instance-terminate": self._ender("terminate", "Server.InternalError"),
+            "instance-stop": self._ender("stop", "Server.ScheduledStop"),
+            "instance-reboot": _always(lambda one: instances.reboot([one])),
+            "instance-reclaim": self._reclaim,
+            "instance-freeze": self._freeze,
+            "instance-thaw": self._thaw,
+            "runner-kill": lambda one, _seconds: machines.kill_runners(one, screens=False),
+            "screen-kill": lambda one, _seconds: machines.kill_runners(one, screens=True),
+        }
+
+    def answer(self, method: str, route: str, asked: Mapping[str, Any]) -> Mapping[str, object]:
+        """Answer the routes `faults` and `faults/ID`.
+
+        Raises:
+            Refusal: the order makes no sense, or names what is not there.
+        """
+        _, _, rule_id = route.partition("/")
+        if method == "GET":
+            return {"faults": self._rules.listed()}
+        if method == "DELETE":
+            gone = self._rules.clear(rule_id or None)
+            if rule_id and not gone:
+                raise Refusal("NotFound", f"there is no fault {rule_id}", status=404)
+            return {"cleared": gone}
+        if method == "POST" and not rule_id:
+            return self._add(asked)
+        raise Refusal("NotFound", f"no route {method} {route}", status=404)
+
+    def _add(self, asked: Mapping[str, Any]) -> Mapping[str, object]:
+        order = _checked(asked)
+        kind, named = order["kind"], order.get("instance", "")
+        ids = self._instances.named(named) if named else []
+        if named and not ids:
+            raise Refusal("NotFound", f"there is no instance {named}", status=404)
+        seed = order.get("seed", secrets.randbelow(2**31))
+        if kind in faults.REQUEST_KINDS:
+            fields = {name: order[name] for name in order.keys() - {"instance", "seed"}}
+            rule = Rule(**fields, instance_ids=tuple(ids), seed=seed)
+            return {"id": self._rules.add(rule), "kind": kind, "seed": seed}
+        strike = self._kinds.get(kind)
+        if strike is None:
+            known = ", ".join((*faults.REQUEST_KINDS, *self._kinds))
+            raise Refusal("ValidationError", f"{kind!r} is no kind of fault: {known}")
+        wrong = sorted(order.keys() & {"operation", "probability", "after"})
+        if wrong:
+            text = f"{kind} happens at once and takes no {' or '.join(wrong)}"
+            raise Refusal("ValidationError", text)
+        if not ids:
+            ids = _drawn(self._instances.named("*"), order.get("count", 1), seed)
+        struck = {one: strike(one, order.get("seconds")) for one in ids}
+        return {"kind": kind, "seed": seed, "instances": struck}
+
+    def _agent_stop(self, instance_id: str, seconds: float | None) -> int:
+        self._agents.stop_agent(instance_id)
+        self._later(seconds, lambda: self._agents.start_agent(instance_id))
+        return 1
+
+    def _ender(self, how: str, code: str) -> Callable[[str, float | None], int]:
+        reason = (code, f"{code}: ordered as a fault")
+        return _always(lambda one: self._instances.end(one, how, reason))
+
+    def _reclaim(self, instance_id: str, seconds: float | None) -> int:
+        self._instances.reclaim(instance_id, seconds)
+        return 1
+
+    def _freeze(self, instance_id: str, seconds: float | None) -> int:
+        # The agent is one of the instance's processes, though here it runs outside.
+        self._agents.stop_agent(instance_id)
+        count = self._machines.freeze(instance_id)
+        self._later(seconds, lambda: void(self._thaw(instance_id, None)))
+        return count
+
+    def _thaw(self, instance_id: str, _seconds: float | None) -> int:
+        count = self._machines.thaw(instance_id)
+        self._agents.start_agent(instance_id)
+        return count
+
+    def _later(self, seconds: float | None, action: Action) -> None:
+        if seconds is not None:
+            self._timers.after(seconds, action)
+
+
+def void(_value: object) -> None:
+    """Drop a value."""
+
+
+def _always(action: Callable[[str], None]) -> Callable[[str, float | None], int]:
+    def act(instance_id: str, _seconds: float | None) -> int:
+        action(instance_id)
+        return 1
+
+    return act
+
+
+def _drawn(ids: list[str], count: int, seed: int) -> list[str]:
+    """Return `count` instances by lot; the same ones for the same seed and instances."""
+    if not ids:
+        raise Refusal("NotFound", "there is no instance", status=404)
+    lots = random.Random(seed)  # noqa: S311 (must be the same again, not secret)
+    return sorted(lots.sample(sorted(ids), min(count, len(ids))))
+
+
+def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an order with values of the right kinds."""
+    order = {name: value for name, value in asked.items() if value is not None}
+    unknown = sorted(order.keys() - {*_NUMBERS, "kind", "operation", "instance"})
+    words = [order.get(name, "") for name in ("kind", "operation", "instance")]
+    if unknown or not order.get("kind") or not all(isinstance(word, str) for word in words):
+        raise Refusal("ValidationError", f"an order for a fault has no {unknown or 'kind'}")
+    try:
+        order |= {name: make(order[name]) for name, make in _NUMBERS.items() if name in order}
+    except (TypeError, ValueError) as problem:
+        raise Refusal("ValidationError", f"not a number: {problem}") from None
+    sized, seconds = order["kind"] in faults.SIZED_KINDS, order.get("seconds")
+    if sized and seconds is None:
+        raise Refusal("ValidationError", f"{order['kind']} needs its seconds")
+    if seconds is not None and seconds < 0 and order["kind"] != "clock-skew":
+        raise Refusal("ValidationError", "seconds must not be negative")
+    if not 0 <= order.get("probability", 1) <= 1:
+        raise Refusal("ValidationError", "a probability is between 0 and 1")
+    if order.get("count", 1) < 1 or order.get("after", 0) < 0:
+        raise Refusal("ValidationError", "count must be at least 1, and after at least 0")
+    return order
