@@ -105,6 +105,9 @@ class LogCursor:
         return ready
 
     def _shrink(self, record: Shrunk) -> list[Text | Gap]:
+        if record.offset > self.frontier:
+            # Asked before the last time that the log shrank, which has been told already.
+            return []
         self.parts.clear()
         self.todo.clear()
         self.delivered = self.frontier = 0
