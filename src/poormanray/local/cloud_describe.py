@@ -6,10 +6,11 @@ import base64
 import binascii
 import dataclasses
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from http import HTTPStatus
 from urllib.parse import urlencode
 
+from poormanray.local.cloud_checks import Newness
 from poormanray.local.cloud_moto import Moto
 from poormanray.local.refusals import Answer, Refusal
 from poormanray.local.signature import HttpRequest
@@ -19,22 +20,30 @@ PAGE_MIN, PAGE_MAX = 5, 1_000
 _ALL = 1_000_000
 
 
-def describe_instances(moto: Moto, request: HttpRequest, form: Mapping[str, str]) -> Answer:
-    """Answer DescribeInstances.
+def describe_instances(
+    moto: Moto, request: HttpRequest, form: Mapping[str, str], newness: Newness | None = None
+) -> Answer:
+    """Answer DescribeInstances; instances that are new may be unknown, or have no tags yet.
 
     Raises:
         Refusal: InvalidParameterValue for a page size or token that is none.
     """
-    if any(name.startswith("InstanceId.") for name in form):
+    unknown, untagged = (newness.unknown(), newness.untagged()) if newness else (set(), set())
+    by_id = any(name.startswith("InstanceId.") for name in form)
+    if by_id and not untagged:
         return moto.answer(request)  # ids and pages exclude each other; moto knows
+    by_tag = any(name.endswith(".Name") and form[name].startswith("tag") for name in form)
     size, after = _size(form), _read_token(form.get("NextToken", ""))
     whole = {name: value for name, value in form.items() if name != "NextToken"}
-    answer = moto.answer(request, urlencode({**whole, "MaxResults": str(_ALL)}).encode())
+    pages = {} if by_id else {"MaxResults": str(_ALL)}
+    answer = moto.answer(request, urlencode({**whole, **pages}).encode())
     if answer.status != HTTPStatus.OK:
         return answer
     root = ET.fromstring(answer.body)  # noqa: S314 (see the import)
     namespace = root.tag.partition("}")[0].lstrip("{")
-    ids = [instance_id for _, _, instance_id in _instances(root)]
+    hidden = unknown | untagged if by_tag else unknown
+    ids = [one for _, _, one in _instances(root) if one not in hidden]
+    _drop_tags(root, untagged)
     if after and after not in ids:
         raise Refusal("InvalidParameterValue", "The token is not valid")
     start = ids.index(after) + 1 if after else 0
@@ -63,6 +72,12 @@ def _drop_others(root: ET.Element, kept: set[str]) -> None:
         for reservation in list(reservations):
             if reservation.find("{*}instancesSet/{*}item") is None:
                 reservations.remove(reservation)
+
+
+def _drop_tags(root: ET.Element, untagged: Container[str]) -> None:
+    for _, item, instance_id in _instances(root):
+        for tags in item.findall("{*}tagSet") if instance_id in untagged else ():
+            item.remove(tags)
 
 
 def _without_size(answer: Answer) -> list[tuple[str, str]]:

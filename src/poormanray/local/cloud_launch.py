@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
+from poormanray.local.cloud_checks import Newness
 from poormanray.local.cloud_moto import Moto
+from poormanray.local.cloud_spot import Spot
 from poormanray.local.refusals import Answer, Refusal
 from poormanray.local.settings import Settings
 from poormanray.local.signature import HttpRequest
@@ -16,16 +21,21 @@ from poormanray.local.timers import Timers
 
 Form = Mapping[str, str]
 
+# Source: EC2 user guide, instance user data: 16 KB before base64.
+USER_DATA_MAX = 16 * 1024
+_TAKES_ROOM = ("pending", "running", "stopping", "shutting-down")
 _INSTANCE_IDS = re.compile(rb"<instanceId>(i-[0-9a-f]+)</instanceId>")
 
 
 class Launches:
-    """Checks launches, remembers client tokens, and gives every instance its profile."""
+    """Checks launches, remembers client tokens, and gives every instance what moto leaves out."""
 
     def __init__(self, moto: Moto, timers: Timers, settings: Settings) -> None:
         self._moto = moto
         self._timers = timers
         self._settings = settings
+        self.spot = Spot(moto, timers)
+        self.newness = Newness(moto, timers, settings)
         self._visible_at_s: dict[str, float] = {}  # by instance profile name, cloud clock
         self._by_token: dict[tuple[str, str], tuple[dict[str, str], Answer]] = {}
 
@@ -52,15 +62,22 @@ class Launches:
                     text = "Arguments on this idempotent request are inconsistent with arguments"
                     raise Refusal("IdempotentParameterMismatch", f"{text} used in previous one.")
                 return known[1]
-            count = _count(form)
+            least, most = _counts(form)
+            _check_user_data(form)
+            self.spot.check_launch(form)
+            count = min(most, self.room(region))
+            if count < least:
+                raise NoCapacity(form.get("InstanceType", "m1.small"))
             profile = self._profile(form)
             self._check_architecture(form, region)
             # moto launches MinCount instances; EC2 launches up to MaxCount.
             body = urlencode({**form, "MinCount": str(count), "MaxCount": str(count)}).encode()
             answer = self._moto.answer(request, body)
             if answer.status == HTTPStatus.OK:
+                ids = [raw.decode() for raw in dict.fromkeys(_INSTANCE_IDS.findall(answer.body))]
                 if profile is not None:
-                    self._give_profile(profile, answer, region)
+                    self._give_profile(profile, ids, region)
+                self._complete(form, ids, region)
                 self._by_token[token] = (wanted, answer)
             return answer
 
@@ -94,17 +111,52 @@ class Launches:
             )
             raise Refusal("InvalidParameterValue", text)
 
-    def _give_profile(self, profile: str, answer: Answer, region: str) -> None:
+    def room(self, region: str) -> int:
+        """Return how many more instances may run in a region."""
+        if not self._settings.capacity:
+            return sys.maxsize
+        states = [one.state for one in self._moto.ec2(region).all_instances()]
+        return int(self._settings.capacity) - sum(one in _TAKES_ROOM for one in states)
+
+    def check_start(self, instance_ids: Sequence[str], region: str) -> None:
+        """Refuse to start instances that there is no room for; the lock is held."""
+        known = (self._moto.ec2(region).get_instance_by_id(name) for name in instance_ids)
+        stopped = sum(one is not None and one.state == "stopped" for one in known)
+        if stopped > self.room(region):
+            raise NoCapacity("these")
+
+    def _give_profile(self, profile: str, instance_ids: Sequence[str], region: str) -> None:
         backend = self._moto.ec2(region)
-        for raw in dict.fromkeys(_INSTANCE_IDS.findall(answer.body)):
-            instance_id = raw.decode()
+        for instance_id in instance_ids:
             if instance_id not in backend.iam_instance_profile_associations:
                 backend.associate_iam_instance_profile(
                     instance_id, iam_instance_profile_name=profile
                 )
 
+    def _complete(self, form: Form, instance_ids: Sequence[str], region: str) -> None:
+        """Add what moto leaves out: spot requests, and the groups of the network interfaces."""
+        self.newness.launched(instance_ids)
+        self.spot.launched(form, instance_ids, region)
+        for instance_id in instance_ids:
+            instance = self._moto.ec2(region).get_instance(instance_id)
+            if not instance.security_groups:
+                groups = [group for nic in instance.nics.values() for group in nic.group_set]
+                instance.security_groups = groups
 
-def _count(form: Form) -> int:
+
+class NoCapacity(Refusal):
+    """EC2 has no room; its HTTP status is 500 as with every error of the server's."""
+
+    def __init__(self, instance_type: str) -> None:
+        super().__init__(
+            "InsufficientInstanceCapacity",
+            f"We currently do not have sufficient {instance_type} capacity in the Availability "
+            "Zone you requested. Our system will be working on provisioning additional capacity.",
+            status=500,
+        )
+
+
+def _counts(form: Form) -> tuple[int, int]:
     try:
         least, most = int(form["MinCount"]), int(form["MaxCount"])
     except (KeyError, ValueError):
@@ -112,7 +164,17 @@ def _count(form: Form) -> int:
     if least < 1 or most < least:
         which, value = ("minCount", least) if least < 1 else ("maxCount", most)
         raise Refusal("InvalidParameterValue", f"Value ({value}) for {which} is invalid")
-    return most
+    return least, most
+
+
+def _check_user_data(form: Form) -> None:
+    try:
+        size = len(base64.b64decode(form.get("UserData", ""), validate=True))
+    except binascii.Error:
+        raise Refusal("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data") from None
+    if size > USER_DATA_MAX:
+        text = f"User data is limited to {USER_DATA_MAX} bytes"
+        raise Refusal("InvalidParameterValue", text)
 
 
 def _architectures(instance_type: str) -> list[str]:

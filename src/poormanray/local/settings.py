@@ -34,7 +34,14 @@ class Settings:
     stopping_s: float = 0.5
     shutting_down_s: float = 0.5
     reclaim_notice_s: float = 120.0  # from the notice to a spot instance until its end
+    instance_visible_s: float = 0.0  # from a launch until other calls know the instances
+    tags_visible_s: float = 0.0  # from a launch until the tags are shown, and match filters
+    capacity: float = 0  # so many instances run at a time in a region; 0: as many as asked for
     profile_visible_s: float = 2.0  # from AddRoleToInstanceProfile until RunInstances sees it
+    # How many calls a second: each operation has a bucket of its own
+    ssm_rate: float = 0  # SSM; 0: no limit
+    iam_rate: float = 0  # IAM; 0: no limit
+    ec2_throttle: float = 0  # 1: EC2 with the buckets of its page
 
     def with_words(self, words: Iterable[str]) -> Settings:
         """Return a copy changed by words such as `delivery_s=0.1`.

@@ -1,0 +1,107 @@
+"""What EC2 and IAM refuse where moto is kinder, and what they do not know for a moment."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from poormanray.local.cloud_moto import Moto
+from poormanray.local.refusals import Refusal
+from poormanray.local.settings import Settings
+from poormanray.local.timers import Timers
+
+Form = Mapping[str, str]
+
+# Source: EC2 model, DescribeInstanceStatus and TerminateInstances: explicit ids in one call.
+IDS_MAX = {"DescribeInstanceStatus": 100, "TerminateInstances": 1000}
+_FILTERED = frozenset({"DescribeInstances"})
+_FILTER_NAME = re.compile(r"Filter\.\d+\.Name")
+_ID_OF_INSTANCE = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
+# Filters of AWS that moto lacks, and the attribute of its instances.
+_MORE_FILTERS = {
+    "instance-lifecycle": "lifecycle",
+    "spot-instance-request-id": "spot_instance_request_id",
+    "launch-index": "ami_launch_index",
+}
+
+
+class Newness:
+    """The instances that EC2 has launched and does not yet show everywhere."""
+
+    def __init__(self, moto: Moto, timers: Timers, settings: Settings) -> None:
+        self._moto = moto
+        self._timers = timers
+        self._settings = settings
+        self._launched_at_s: dict[str, float] = {}
+
+    def launched(self, instance_ids: Iterable[str]) -> None:
+        """Take note of a launch."""
+        now_s = self._timers.now_s()
+        self._launched_at_s.update(dict.fromkeys(instance_ids, now_s))
+
+    def unknown(self) -> frozenset[str]:
+        """Return the instances that no call but their launch knows."""
+        return self._younger_than(self._settings.instance_visible_s)
+
+    def untagged(self) -> frozenset[str]:
+        """Return the instances whose tags are not shown, and do not match."""
+        return self._younger_than(self._settings.tags_visible_s)
+
+    def check_ids(self, action: str, form: Form, region: str) -> None:
+        """Refuse ids of instances that are unknown (yet), and too many of them."""
+        named = [
+            value
+            for name, value in form.items()
+            if name.startswith(("InstanceId.", "ResourceId."))
+            or (name in ("InstanceId", "ResourceId"))
+        ]
+        instances = [value for value in named if value.startswith("i-")]
+        if len(instances) > IDS_MAX.get(action, len(instances)):
+            raise Refusal("InvalidParameterValue", f"{action} takes {IDS_MAX[action]} ids")
+        unknown = self.unknown()
+        for instance_id in instances:
+            if not _ID_OF_INSTANCE.fullmatch(instance_id):
+                raise Refusal("InvalidInstanceID.Malformed", f'Invalid id: "{instance_id}"')
+            known = self._moto.ec2(region).get_instance_by_id(instance_id) is not None
+            if instance_id in unknown or (not known and action in ("CreateTags", "DeleteTags")):
+                text = f"The instance ID '{instance_id}' does not exist"
+                raise Refusal("InvalidInstanceID.NotFound", text)
+
+    def _younger_than(self, age_s: float) -> frozenset[str]:
+        if not age_s:
+            return frozenset()
+        since_s = self._timers.now_s() - age_s
+        # A copy: launches come from other threads.
+        known = list(self._launched_at_s.items())
+        return frozenset(name for name, at_s in known if at_s > since_s)
+
+
+def check_filters(action: str, form: Form) -> None:
+    """Refuse filters that there are not; moto breaks on them."""
+    if action not in _FILTERED:
+        return
+    from moto.ec2.utils import filter_dict_attribute_mapping as known
+
+    known.update(_MORE_FILTERS)
+    for key, name in form.items():
+        if not _FILTER_NAME.fullmatch(key):
+            continue
+        if name not in known and not name.startswith("tag:") and name not in ("tag-key", "tag"):
+            raise Refusal("InvalidParameterValue", f"The filter '{name}' is invalid")
+
+
+def check_trust(form: Form) -> None:
+    """Refuse a role's trust policy that is none, with MalformedPolicyDocument."""
+    try:
+        statements = json.loads(form.get("AssumeRolePolicyDocument", ""))["Statement"]
+        listed = statements if isinstance(statements, list) else [statements]
+        fits = all(
+            one["Effect"] in ("Allow", "Deny") and one["Principal"] and "sts:" in str(one["Action"])
+            for one in listed
+        )
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        text = "This policy contains invalid Json or lacks a part of a trust policy"
+        raise Refusal("MalformedPolicyDocument", text)
