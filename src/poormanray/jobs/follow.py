@@ -43,8 +43,7 @@ LANES = 3
 # Short, because a look that waits holds one of the agent's five workers.
 FIRST_WINDOW_S = 5
 WINDOW_S = 8
-# Until the next look where another client waits already, so that ours is answered at once.
-BUSY_S = 0.5
+BUSY_S = 0.5  # until the next look where another client waits, so that ours is answered at once
 # Instances that want a look at nearly the same moment share a send.
 GATHER_S = 0.3
 # How long an instance may be silent before EC2 is asked whether it still exists.
