@@ -62,7 +62,7 @@ unpack() { # into a folder of its own; the commit is one rename
     mkdir -p "$new"/{claims,logs,why,holes,slots} "$new/scripts" "$PMR_ROOT/work" &&
         gather "$new/bundle.gz" || return
     read -r sum _ < <(sha256sum "$new/bundle.gz")
-    [[ $sum == "$DIGEST" ]] || { fact refused digest; return 1; }
+    [[ $sum == "$DIGEST" ]] || { REFUSAL=digest; return 1; }
     gzip -dc <"$new/bundle.gz" | sections "$new" || return
     rm -f "$new/bundle.gz"
     my_queue "$new/manifest" >"$new/queue" &&
@@ -103,10 +103,11 @@ commit() { # once for each job id, whatever is sent again
             return 1
         fi
         rm -rf "$new"
+        REFUSAL=unpack
         if ! unpack "$new" || ! sync_tree "$new" || ! mv -T "$new" "$PMR_ROOT/jobs/$CALL_JOB"; then
             rm -rf "$new"
             exec {lock}>&-
-            fact refused unpack
+            fact refused "$REFUSAL"
             return 1
         fi
         mkdir -p "$PMR_ROOT/work/$CALL_JOB" && chmod 711 "$PMR_ROOT/work" "$PMR_ROOT/work/$CALL_JOB"

@@ -1,0 +1,356 @@
+"""The shell that runs on instances, run by a real bash, outside of any cloud."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from poormanray import shell
+from poormanray.envelope import Answer, Chunk, Hole, decode
+from poormanray.jobs.logs import Gap, LogCursor, Text
+from poormanray.ledger import EventLog, TaskState, new_job_id
+from poormanray.manifest import HelperFile, Host, Job, encode_sections
+
+ME = "i-0123456789abcdef0"
+HOSTILE = "a\nb='c' \"d\" $HOME `id` $(id) \\ ü 雪 =x *"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A ledger in a folder, and the verbs that act on it."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "pmr"
+
+    def send(self, call: shell.Call) -> Answer:
+        """Run a send as the agent does; it exits 0 and prints one envelope and nothing else."""
+        text = shell.render(replace(call, not_after_s=call.not_after_s or int(time.time()) + 60))
+        ended = subprocess.run(
+            ["sh"],
+            input=text.encode(),
+            capture_output=True,
+            env={
+                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "PMR_ROOT": str(self.root),
+                "PMR_HOME": str(self.folder),
+                "TMPDIR": str(self.folder),
+                "AWS_SSM_INSTANCE_ID": ME,
+            },
+            cwd="/usr/bin",
+            timeout=60,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        return decode(ended.stdout.decode())
+
+    def start(self, job: Job, window_s: int = 0, **changes: object) -> Answer:
+        call = shell.Call("start", (job.job_id,), 0, {ME: f"0 {window_s} 1 2400"}, bundled(job))
+        return self.send(replace(call, **changes))  # type: ignore[arg-type]
+
+    def look(self, job: Job, specs: str = "", at: int = 0) -> Answer:
+        row = f"{at} 0 1 {shell.LARGE_ANSWER_CHARS} {specs}".strip()
+        return self.send(shell.Call("observe", (job.job_id,), 0, {ME: row}))
+
+    def cancel(self, job: Job, task: str = "-") -> Answer:
+        return self.send(shell.Call("cancel", (job.job_id, task, "2"), 0))
+
+    def ledger(self, job: Job) -> Path:
+        return self.root / "jobs" / job.job_id
+
+    def events(self, job: Job) -> EventLog:
+        log = EventLog()
+        log.feed(0, (self.ledger(job) / "events").read_bytes())
+        return log
+
+    def log(self, job: Job, task: int = 0) -> bytes:
+        return (self.ledger(job) / "logs" / f"{task}.1").read_bytes()
+
+    def until(self, job: Job, ready: Callable[[EventLog], bool], timeout_s: float = 30) -> EventLog:
+        """Wait until the events are as they should be."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            if (self.ledger(job) / "events").exists() and ready(events := self.events(job)):
+                return events
+            time.sleep(0.05)  # noqa: TID251 (a runner is a process of its own)
+        raise AssertionError(f"it never came: {(self.ledger(job) / 'events').read_text()}")
+
+    def ended(self, job: Job) -> EventLog:
+        return self.until(job, lambda log: len(log.ended) == len(job.task_names))
+
+    def run(self, job: Job) -> EventLog:
+        self.start(job)
+        return self.ended(job)
+
+    def runner(self, job: Job) -> int:
+        return int((self.ledger(job) / "runner").read_text().split()[0])
+
+
+def made(*commands: str, **changes: object) -> Job:
+    count = len(commands)
+    plain = Job(
+        job_id=new_job_id(),
+        kind="map",
+        cluster="c",
+        region="us-east-1",
+        hosts=(Host(0, ME, "c-0000", tuple(range(count))),),
+        task_names=tuple(f"t{number}" for number in range(count)),
+        script_of=tuple(range(count)),
+        scripts=tuple(map(shell.command_script, commands)),
+        user="root",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def bundled(job: Job) -> shell.Bundle:
+    sections = encode_sections(job)
+    data = gzip.compress(b"".join(part for _, part in sections), mtime=0)
+    sizes = tuple((name, len(part)) for name, part in sections)
+    return shell.Bundle(data, hashlib.sha256(data).hexdigest(), sizes)
+
+
+def environment_has(proc: Path, mark: bytes) -> bool:
+    try:
+        return mark in (proc / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    yield Machine(folder)
+    jobs = folder / "pmr" / "jobs"
+    for ledger in jobs.iterdir() if jobs.is_dir() else []:
+        marks = (f"PMR_JOB_ID={ledger.name}".encode(), f"PMR_RUNNER={ledger.name}".encode())
+        for proc in Path("/proc").glob("[0-9]*"):
+            if any(environment_has(proc, mark) for mark in marks):
+                os.kill(int(proc.name), signal.SIGKILL)
+
+
+def test_each_task_runs_once_and_its_code_and_output_are_kept(machine: Machine) -> None:
+    job = made("echo one; exit 7", "echo two >&2", "kill -9 $$", slots="2")
+    log = machine.run(job)
+    assert {k: (s.state, s.exit_code) for k, s in log.newest.items()} == {
+        0: (TaskState.FAILED, 7),
+        1: (TaskState.SUCCEEDED, 0),
+        2: (TaskState.FAILED, 137),
+    }
+    assert (machine.log(job, 0), machine.log(job, 1)) == (b"one\n", b"two\n")
+    assert (log.damaged_lines, log.slots) == (0, 2)
+
+
+def test_a_start_that_comes_again_starts_nothing(machine: Machine) -> None:
+    count = machine.folder / "count"
+    job = made(*[f"echo x >>{count}; sleep 0.3"] * 4)
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(machine.start, [job] * 5))
+    assert sorted(a.facts["committed"] for a in answers) == ["before"] * 4 + ["now"]
+    machine.ended(job)
+    assert machine.start(job).facts["committed"] == "before"
+    assert count.read_text() == "x\n" * 4
+    events = (machine.ledger(job) / "events").read_text()
+    assert events.count("runner-started") == 1
+
+
+def test_a_start_after_its_time_does_nothing(machine: Machine) -> None:
+    job = made("echo hi")
+    answer = machine.start(job, not_after_s=int(time.time()) - 5)
+    assert answer.facts["refused"] == "expired"
+    assert not machine.root.exists()
+
+
+def test_a_damaged_bundle_is_refused(machine: Machine) -> None:
+    job = made("echo hi")
+    answer = machine.start(job, bundle=replace(bundled(job), digest="0" * 64))
+    assert answer.facts["refused"] == "digest"
+    assert not machine.ledger(job).exists()
+    machine.run(job)
+
+
+def test_a_bundle_in_parts_starts_when_all_are_there(machine: Machine) -> None:
+    job = made("echo hi")
+    whole = bundled(job)
+    parts = [whole.data[:100], whole.data[100:200], whole.data[200:]]
+    start = replace(whole, data=b"", parts=3)
+
+    def put(number: int, digest: str = "") -> Answer:
+        part = shell.Bundle(parts[number], digest or hashlib.sha256(parts[number]).hexdigest())
+        return machine.send(shell.Call("put", (job.job_id, str(number)), 0, bundle=part))
+
+    assert machine.start(job, bundle=start).facts["missing"] == "0,1,2"
+    assert put(1).facts["stored"] == "1"
+    assert put(0, "0" * 64).facts["refused"] == "digest"
+    assert machine.start(job, bundle=start).facts["missing"] == "0,2"
+    assert (put(2).facts["stored"], put(0).facts["stored"], put(0).facts["stored"]) == (
+        *("2", "0", "0"),
+    )
+    assert machine.start(job, bundle=start).facts["committed"] == "now"
+    machine.ended(job)
+    assert not (machine.root / "stage" / job.job_id).exists()
+
+
+def test_hostile_words_arrive_as_they_are(machine: Machine) -> None:
+    job = made(
+        'printf %s "$A" >a; printf "%s" "$EMPTY" | wc -c; cat "sub dir/$B"; ls -l "sub dir"',
+        env={"A": HOSTILE, "B": "it's\na `file`", "EMPTY": ""},
+        helper_files=(HelperFile("sub dir/it's\na `file`", b"\0\xff data\n", 0o755),),
+        task_names=(HOSTILE,),
+    )
+    machine.run(job)
+    work = machine.root / "work" / job.job_id / "0.1"
+    assert (work / "a").read_bytes() == HOSTILE.encode()
+    assert machine.log(job).startswith(b"0\n\0\xff data\n")
+    assert b"-rwxr-xr-x" in machine.log(job)
+
+
+def test_words_reach_a_program_as_they_were_typed(machine: Machine) -> None:
+    words = ["printf", "%s\\0", HOSTILE, "", " ", "-n", "~", "\udcff\udcfe", "!x", "{a,b}"]
+    job = made("x", scripts=(shell.words_script(words),))
+    machine.run(job)
+    told = machine.log(job).split(b"\0")[:-1]
+    assert told == [word.encode("utf-8", "surrogateescape") for word in words[2:]]
+
+
+def test_a_dead_runner_is_told_once_and_leaves_nothing(machine: Machine) -> None:
+    job = made("echo begun; sleep 300 & sleep 300", "echo never")
+    machine.start(job)
+    machine.until(job, lambda log: bool(log.tasks))
+    os.kill(machine.runner(job), signal.SIGKILL)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(machine.look, [job] * 3))
+    assert "dead" in {answer.facts["runner"] for answer in answers}
+    log = machine.events(job)
+    assert (log.newest[0].state, log.runner_lost, 1 in log.tasks) == (TaskState.LOST, True, False)
+    text = (machine.ledger(job) / "events").read_text()
+    assert (text.count("lost"), text.count("runner-lost")) == (2, 1)
+    mark = f"PMR_JOB_ID={job.job_id}".encode()
+    assert not [p for p in Path("/proc").glob("[0-9]*") if environment_has(p, mark)]
+
+
+def test_a_cancel_ends_what_runs_and_what_waits(machine: Machine) -> None:
+    job = made("trap '' TERM; sleep 300 & wait; sleep 300", "echo never")
+    machine.start(job)
+    machine.until(job, lambda log: bool(log.tasks))
+    answer = machine.cancel(job)
+    assert (answer.facts["survivors"], answer.facts["cancelled"]) == ("0", "2")
+    log = machine.ended(job)
+    assert {status.state for status in log.newest.values()} == {TaskState.CANCELLED}
+    assert machine.cancel(job).facts["cancelled"] == "0"
+    assert not (machine.ledger(job) / "logs" / "1.1").exists()
+
+
+def test_one_task_is_cancelled_and_the_others_go_on(machine: Machine) -> None:
+    job = made("sleep 300", "echo hi", "sleep 300")
+    machine.start(job)
+    machine.until(job, lambda log: bool(log.tasks))
+    machine.cancel(job, "2")
+    machine.cancel(job, "0")
+    log = machine.ended(job)
+    assert [log.newest[task].state for task in range(3)] == [
+        TaskState.CANCELLED,
+        TaskState.SUCCEEDED,
+        TaskState.CANCELLED,
+    ]
+
+
+def test_a_time_limit_ends_a_task(machine: Machine) -> None:
+    job = made("sleep 300", "sleep 0.1", timeout_s=0.7, slots="2")
+    log = machine.run(job)
+    assert log.newest[0].state is TaskState.TIMEOUT
+    assert log.newest[1].state is TaskState.SUCCEEDED
+
+
+def test_a_long_time_limit_is_not_a_short_one(machine: Machine) -> None:
+    job = made("sleep 0.5", timeout_s=2_000_000)
+    assert machine.run(job).newest[0].state is TaskState.SUCCEEDED
+
+
+def test_a_log_over_its_cap_keeps_head_and_tail(machine: Machine) -> None:
+    cap = 1 << 16
+    job = made(
+        "seq 1 60000; sleep 2.5; echo the end",
+        log_cap_bytes=cap,
+    )
+    machine.run(job)
+    log = machine.log(job)
+    cursor, items = LogCursor("0.1"), list[Text | Gap]()
+    while not items or cursor.delivered < cursor.size:
+        cursor.todo.clear()
+        for record in machine.look(job, f"0.1:{cursor.delivered}:0").records:
+            assert isinstance(record, Chunk | Hole)
+            items += cursor.receive(record)
+    at = next(number for number, item in enumerate(items) if isinstance(item, Gap))
+    head, tail = (
+        b"".join(item.data for item in some if isinstance(item, Text))
+        for some in (items[:at], items[at + 1 :])
+    )
+    gap = items[at]
+    assert isinstance(gap, Gap)
+    assert len(head) + gap.missing_bytes + len(tail) == len(log)
+    assert head.startswith(b"1\n2\n3\n")
+    assert tail.endswith(b"60000\nthe end\n")
+    assert len(head) >= cap // 2
+    assert len(tail) >= cap // 2
+    assert b"\0" not in head + tail
+
+
+def test_a_task_that_truncates_its_own_output_is_understood(machine: Machine) -> None:
+    job = made("echo a long line of text; : >/proc/self/fd/1; echo new")
+    machine.run(job)
+    assert machine.log(job) == b"new\n"
+    assert machine.look(job, "0.1:20:0").records[-1] == Chunk("0.1", 0, b"new\n", 4)
+
+
+def test_events_of_many_slots_stay_whole(machine: Machine) -> None:
+    job = made(*["true"] * 60, slots="12")
+    log = machine.run(job)
+    assert (log.damaged_lines, len(log.ended)) == (0, 60)
+    text = (machine.ledger(job) / "events").read_text()
+    assert sum(line.startswith("S ") for line in text.splitlines()) == 60
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_task_of_another_user_cannot_write_the_ledger(machine: Machine) -> None:
+    for folder in (machine.folder, *machine.folder.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o111)
+    ledger = f"{machine.root}/jobs/$PMR_JOB_ID"
+    job = made(
+        f"id -un; echo 'E 1 0 1 0 exit' >>{ledger}/events; ls {ledger}; ls {ledger}/logs; "
+        f"rm -f {ledger}/logs/0.1; touch {ledger}/claims/1.1; touch mine && echo wrote",
+        user="nobody",
+    )
+    log = machine.run(job)
+    told = machine.log(job).decode()
+    assert told.startswith("nobody\n")
+    assert told.endswith("wrote\n")
+    assert told.lower().count("permission denied") == 5
+    assert (log.damaged_lines, len(log.tasks)) == (0, 1)
+
+
+def test_an_unknown_user_is_told(machine: Machine) -> None:
+    log = machine.run(made("true", user="no-such-user-here"))
+    status = log.newest[0]
+    assert (status.state, status.reason) == (TaskState.LOST, "no-user")
+
+
+def test_the_library_needs_no_epochrealtime() -> None:
+    text = Path(shell.__file__).with_name("ledger.sh").read_text()
+    script = f"{text}\nunset EPOCHREALTIME\nnow\necho $NOW\n"
+    told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    whole, _, fraction = told.stdout.strip().partition(".")
+    assert abs(int(whole) - time.time()) < 5
+    assert len(fraction) == 6
