@@ -21,14 +21,14 @@ _ALL = 1_000_000
 
 
 def describe_instances(
-    moto: Moto, request: HttpRequest, form: Mapping[str, str], newness: Newness | None = None
+    moto: Moto, request: HttpRequest, form: Mapping[str, str], newness: Newness
 ) -> Answer:
     """Answer DescribeInstances; instances that are new may be unknown, or have no tags yet.
 
     Raises:
         Refusal: InvalidParameterValue for a page size or token that is none.
     """
-    unknown, untagged = (newness.unknown(), newness.untagged()) if newness else (set(), set())
+    unknown, untagged = newness.unknown(), newness.untagged()
     by_id = any(name.startswith("InstanceId.") for name in form)
     if by_id and not untagged:
         return moto.answer(request)  # ids and pages exclude each other; moto knows

@@ -45,6 +45,7 @@ class Instances:
         self._settings = settings
         self._states: dict[str, str] = {}  # what we say, by instance id; moto's lock guards it
         self._regions: dict[str, str] = {}
+        self.noticed: set[str] = set()  # spot instances that are told of their end
 
     def check(self, action: str, instance_ids: Sequence[str]) -> None:
         """Refuse what cannot be done in an instance's state, with IncorrectInstanceState."""
@@ -120,6 +121,7 @@ class Instances:
 
         Source: EC2 user guide: two minutes; the state reason is Server.SpotInstanceTermination.
         """
+        self.noticed.add(instance_id)
         after_s = self._settings.reclaim_notice_s if notice_s is None else notice_s
         self._timers.after(after_s, lambda: self._take_back(instance_id))
 
@@ -131,6 +133,12 @@ class Instances:
             code = "Server.SpotInstanceTermination"
             text = f"{code}: Instance terminated by a spot interruption"
             self._end(instance, "terminate", (code, text))
+
+    def tags_of(self, instance_id: str) -> dict[str, str]:
+        """Return the tags of an instance; none when EC2 has forgotten it."""
+        with self._moto.lock:
+            instance = self._find(instance_id)
+            return {tag["key"]: tag["value"] for tag in instance.get_tags()} if instance else {}
 
     def role_of(self, instance_id: str) -> str | None:
         """Name the role that makes an instance a managed one, None when it has none such."""

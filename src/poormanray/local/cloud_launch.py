@@ -118,12 +118,17 @@ class Launches:
         states = [one.state for one in self._moto.ec2(region).all_instances()]
         return int(self._settings.capacity) - sum(one in _TAKES_ROOM for one in states)
 
-    def check_start(self, instance_ids: Sequence[str], region: str) -> None:
-        """Refuse to start instances that there is no room for; the lock is held."""
-        known = (self._moto.ec2(region).get_instance_by_id(name) for name in instance_ids)
-        stopped = sum(one is not None and one.state == "stopped" for one in known)
-        if stopped > self.room(region):
-            raise NoCapacity("these")
+    def check(self, action: str, instance_ids: Sequence[str], region: str) -> None:
+        """Refuse to stop what cannot be stopped, or start what there is no room for.
+
+        moto's lock is held.
+        """
+        if action == "StopInstances":
+            self.spot.check_stop(instance_ids)
+        elif action == "StartInstances":
+            known = (self._moto.ec2(region).get_instance_by_id(name) for name in instance_ids)
+            if sum(one is not None and one.state == "stopped" for one in known) > self.room(region):
+                raise NoCapacity("the requested")
 
     def _give_profile(self, profile: str, instance_ids: Sequence[str], region: str) -> None:
         backend = self._moto.ec2(region)

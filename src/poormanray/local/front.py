@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 from waitress.channel import ClientDisconnected
 
+from poormanray.local.cloud_checks import check_filters, check_trust
 from poormanray.local.cloud_describe import describe_instances
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
@@ -24,7 +25,10 @@ from poormanray.local.cloud_moto import Moto
 from poormanray.local.faults import Call, Faults, refusal
 from poormanray.local.refusals import Answer, Refusal, json_answer, refusal_answer
 from poormanray.local.run_command import RunCommand
+from poormanray.local.sessions import OPERATIONS as SESSIONS
+from poormanray.local.sessions import Sessions
 from poormanray.local.signature import ADMIN_SERVICE, Caller, Gate, HttpRequest
+from poormanray.local.throttle import Throttle
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class Services:
     run_command: RunCommand
     instances: Instances
     launches: Launches
+    sessions: Sessions
+    throttle: Throttle
 
 
 class Front:
@@ -66,6 +72,8 @@ class Front:
         self._run_command = services.run_command
         self._instances = services.instances
         self._launches = services.launches
+        self._sessions = services.sessions
+        self._throttle = services.throttle
         self._admin = admin
         self._faults = faults
         self._time_scale = time_scale
@@ -142,12 +150,18 @@ class Front:
     def _serve(
         self, request: HttpRequest, caller: Caller, operation: str, form: Mapping[str, str]
     ) -> Answer:
+        if self._throttle.refuses(caller.service, caller.region, operation, form):
+            raise refusal("throttle", request.protocol)
         if caller.service == "ssm" and operation in self._run_command.operations:
             return json_answer(self._run_command.call(operation, _document(request.body)))
         if caller.service == "s3":
             return self._moto.answer(_without_form(request))
         if caller.service == "ec2":
             return self._answer_ec2(request, operation, form, caller.region)
+        if caller.service == "sts" and operation in SESSIONS:
+            return self._sessions.answer(operation, form)
+        if (caller.service, operation) == ("iam", "CreateRole"):
+            check_trust(form)
         answer = self._moto.answer(request)
         if caller.service == "iam" and answer.status == HTTPStatus.OK:
             self._launches.profile_changed(operation, form)
@@ -156,6 +170,11 @@ class Front:
     def _answer_ec2(
         self, request: HttpRequest, action: str, form: Mapping[str, str], region: str
     ) -> Answer:
+        with self._moto.lock:
+            self._launches.newness.check_ids(action, form, region)
+        check_filters(action, form)
+        if action == "DescribeSpotInstanceRequests":
+            return self._launches.spot.describe(form, region)
         if action == "RunInstances":
             # One lock from launch to the states, so that nobody sees moto's own in between.
             with self._moto.lock:
@@ -163,7 +182,7 @@ class Front:
                 self._instances.follow(region)
             return answer
         if action == "DescribeInstances":
-            return describe_instances(self._moto, request, form)
+            return describe_instances(self._moto, request, form, self._launches.newness)
         if action not in _CHANGES_INSTANCES:
             return self._moto.answer(request)
         instance_ids = [value for name, value in form.items() if name.startswith("InstanceId.")]
@@ -171,6 +190,7 @@ class Front:
         with self._moto.lock:
             if not dry:
                 self._instances.check(action, instance_ids)
+                self._launches.check(action, instance_ids, region)
             answer = self._moto.answer(request)
             self._instances.follow(region)
         if action == "RebootInstances" and answer.status == HTTPStatus.OK:

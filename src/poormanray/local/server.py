@@ -28,8 +28,10 @@ from poormanray.local.front import Front, Services, StartResponse
 from poormanray.local.orders import Orders
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command import RunCommand
+from poormanray.local.sessions import Sessions
 from poormanray.local.settings import Settings
 from poormanray.local.signature import Gate
+from poormanray.local.throttle import Throttle
 from poormanray.local.timers import WallTimers
 
 LOG = logging.getLogger(__name__)
@@ -81,17 +83,28 @@ class Cloud:
             self._folder / "instances", time_scale=settings.time_scale, hidden=[self._folder]
         )
         self._fleet = InstanceFleet(self._host, self._timers, settings, role_of=self._role_of)
-        self._run_command = RunCommand(self._fleet, self._timers, settings, account=ACCOUNT)
+        self._run_command = RunCommand(
+            self._fleet, self._timers, settings, account=ACCOUNT, tags_of=self._tags_of
+        )
         self._fleet.on_reply = self._run_command.on_reply
         self._fleet.on_connected = self._run_command.on_connected
         self._instances = Instances(self._moto, self._fleet, self._timers, settings)
         self._host.on_shutdown(self._instances.guest_shutdown)
         launches = Launches(self._moto, self._timers, settings)
         names = frozenset({f"127.0.0.1:{self._port}", f"localhost:{self._port}"})
-        gate = Gate(self._access_key, self._secret_key, hosts=names)
+        sessions = Sessions(self._timers, settings, account=ACCOUNT)
+        gate = Gate(self._access_key, self._secret_key, hosts=names, sessions=sessions)
         self._faults = Faults(self._timers.now_s)
         self._orders = Orders(self._faults, self._timers, self._instances, self._fleet, self._host)
-        services = Services(self._moto, self._run_command, self._instances, launches)
+        launches.spot.noticed = self._instances.noticed
+        services = Services(
+            self._moto,
+            self._run_command,
+            self._instances,
+            launches,
+            sessions,
+            Throttle(self._timers, settings),
+        )
         self._front = Front(gate, services, self, self._faults, settings.time_scale)
 
     def contact(self) -> Contact:
@@ -156,6 +169,9 @@ class Cloud:
 
     def _role_of(self, instance_id: str) -> str | None:
         return self._instances.role_of(instance_id)
+
+    def _tags_of(self, instance_id: str) -> Mapping[str, str]:
+        return self._instances.tags_of(instance_id)
 
     def _status(self) -> dict[str, object]:
         contact = self.contact()

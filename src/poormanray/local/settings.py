@@ -38,6 +38,7 @@ class Settings:
     tags_visible_s: float = 0.0  # from a launch until the tags are shown, and match filters
     capacity: float = 0  # so many instances run at a time in a region; 0: as many as asked for
     profile_visible_s: float = 2.0  # from AddRoleToInstanceProfile until RunInstances sees it
+    session_lifetime_s: float = 0  # of the credentials that STS issues; 0: as asked for
     # How many calls a second: each operation has a bucket of its own
     ssm_rate: float = 0  # SSM; 0: no limit
     iam_rate: float = 0  # IAM; 0: no limit

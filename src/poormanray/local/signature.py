@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -15,6 +15,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from poormanray.local.refusals import Protocol, Refusal
+from poormanray.local.sessions import Sessions
 
 # Source: AWS refuses a request whose time is off by more than 15 minutes; here both clocks are one.
 SKEW_MAX_S = 300
@@ -32,24 +33,28 @@ _CODES: dict[Protocol, dict[str, tuple[str, int]]] = {
     Protocol.JSON: {
         "missing": ("MissingAuthenticationTokenException", 400),
         "key": ("UnrecognizedClientException", 400),
+        "session": ("ExpiredTokenException", 400),
         "signature": ("InvalidSignatureException", 400),
         "expired": ("InvalidSignatureException", 400),
     },
     Protocol.QUERY: {
         "missing": ("MissingAuthenticationToken", 403),
         "key": ("InvalidClientTokenId", 403),
+        "session": ("ExpiredToken", 403),
         "signature": ("SignatureDoesNotMatch", 403),
         "expired": ("SignatureDoesNotMatch", 403),
     },
     Protocol.EC2: {
         "missing": ("MissingAuthenticationToken", 403),
         "key": ("AuthFailure", 401),
+        "session": ("RequestExpired", 400),
         "signature": ("SignatureDoesNotMatch", 403),
         "expired": ("RequestExpired", 400),
     },
     Protocol.S3: {
         "missing": ("AccessDenied", 403),
         "key": ("InvalidAccessKeyId", 403),
+        "session": ("ExpiredToken", 400),
         "signature": ("SignatureDoesNotMatch", 403),
         "expired": ("RequestTimeTooSkewed", 403),
     },
@@ -101,14 +106,23 @@ class _Claim:
     signature: str
     timestamp: str
     expires_s: int | None = None
+    token: str = ""
 
 
 class Gate:
-    """Admits requests that are signed with the cloud's key, fresh, and meant for this address."""
+    """Admits requests that are signed with a key of the cloud's, fresh, and meant for it."""
 
-    def __init__(self, access_key: str, secret_key: str, *, hosts: frozenset[str]) -> None:
+    def __init__(
+        self,
+        access_key: str,
+        secret_key: str,
+        *,
+        hosts: frozenset[str],
+        sessions: Sessions | None = None,
+    ) -> None:
         self._credentials = Credentials(access_key, secret_key)
         self._hosts = hosts
+        self._sessions = sessions
 
     def look(self, request: HttpRequest, now: datetime | None = None) -> None:
         """Refuse what can be refused before the body is read; `admit` decides.
@@ -144,10 +158,24 @@ class Gate:
             raise Refusal("AccessDenied", "requests of browsers are not served", status=403)
         claim = self._claim(request)
         protocol = request.protocol
-        if not hmac.compare_digest(claim.access_key, self._credentials.access_key):
-            raise _refusal(protocol, "key", "The security token included in the request is invalid")
+        self._credentials_of(claim, protocol)
         _check_time(claim, protocol, now or datetime.now(UTC))
         return claim
+
+    def _credentials_of(self, claim: _Claim, protocol: Protocol) -> Credentials:
+        if hmac.compare_digest(claim.access_key, self._credentials.access_key):
+            return self._credentials
+        session = self._sessions.find(claim.access_key) if self._sessions else None
+        if (
+            self._sessions is None
+            or session is None
+            or not hmac.compare_digest(claim.token, session.token)
+        ):
+            raise _refusal(protocol, "key", "The security token included in the request is invalid")
+        if self._sessions.expired(session):
+            text = "The security token included in the request is expired"
+            raise _refusal(protocol, "session", text)
+        return Credentials(session.access_key, session.secret_key)
 
     def _judge_signature(self, request: HttpRequest, claim: _Claim) -> None:
         if not hmac.compare_digest(self._signature(request, claim), claim.signature):
@@ -168,7 +196,7 @@ class Gate:
         raise _refusal(request.protocol, "missing", "Request is missing Authentication Token")
 
     def _signature(self, request: HttpRequest, claim: _Claim) -> str:
-        signer = _signer(self._credentials, claim)
+        signer = _signer(self._credentials_of(claim, request.protocol), claim)
         query = "&".join(
             pair for pair in request.query.split("&") if not pair.startswith("X-Amz-Signature=")
         )
@@ -199,10 +227,12 @@ def _header_claim(header: str, request: HttpRequest) -> _Claim:
         raise ValueError(end)
     timestamp = request.headers["x-amz-date"]
     # What is not signed can be changed on the way; these decide what is executed.
-    for name in ("x-amz-date", "x-amz-target", "x-amz-content-sha256"):
+    for name in ("x-amz-date", "x-amz-target", "x-amz-content-sha256", "x-amz-security-token"):
         if name in request.headers and name not in signed:
             raise ValueError(name)
-    return _Claim(access_key, date, region, service, signed, parts["Signature"], timestamp)
+    token = request.headers.get("x-amz-security-token", "")
+    claim = _Claim(access_key, date, region, service, signed, parts["Signature"], timestamp)
+    return replace(claim, token=token)
 
 
 def _query_claim(request: HttpRequest) -> _Claim:
@@ -222,6 +252,7 @@ def _query_claim(request: HttpRequest) -> _Claim:
         values["X-Amz-Signature"],
         values["X-Amz-Date"],
         int(values["X-Amz-Expires"]),
+        values.get("X-Amz-Security-Token", ""),
     )
 
 
