@@ -234,7 +234,7 @@ def test_a_dead_runner_is_told_once_and_leaves_nothing(machine: Machine) -> None
         answers = list(pool.map(machine.look, [job] * 3))
     assert "dead" in {answer.facts["runner"] for answer in answers}
     log = machine.events(job)
-    assert (log.newest[0].state, log.runner_lost, 1 in log.tasks) == (TaskState.LOST, True, False)
+    assert (log.newest[0].state, log.runner_lost, 1 in log.newest) == (TaskState.LOST, True, False)
     text = (machine.ledger(job) / "events").read_text()
     assert (text.count("lost"), text.count("runner-lost")) == (2, 1)
     mark = f"PMR_JOB_ID={job.job_id}".encode()

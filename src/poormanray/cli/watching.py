@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,15 @@ def readable_s(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def unfinished_bytes(data: bytes) -> int:
+    """Return how many bytes at the end of `data` begin a UTF-8 character that goes on after it."""
+    for back, byte in enumerate(reversed(data[-3:]), start=1):
+        if byte & 0xC0 != 0x80:  # noqa: PLR2004 (not a byte that continues a character)
+            length = 2 if 0xC2 <= byte < 0xE0 else 3 if byte & 0xF0 == 0xE0 else 4  # noqa: PLR2004
+            return back if 0xC2 <= byte < 0xF5 and back < length else 0  # noqa: PLR2004
+    return 0
+
+
 @dataclass(slots=True)
 class Watcher:
     """Prints what a follower yields.
@@ -57,6 +66,7 @@ class Watcher:
     quiet: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
     partial: dict[tuple[str, str], bytearray] = field(default_factory=dict)
+    unfinished: dict[tuple[str, str], LogText] = field(default_factory=dict)
 
     def show(self, happening: Happening) -> None:
         """Print one thing that happened."""
@@ -84,13 +94,30 @@ class Watcher:
                 )
 
     def finish(self) -> None:
-        """Print what is left of lines that never ended."""
+        """Print what is left of lines and characters that never ended."""
+        for text in self.unfinished.values():
+            self._show(text)
+        self.unfinished.clear()
         for (name, key), held in self.partial.items():
             if held:
                 self._line(name, key, bytes(held))
         self.partial.clear()
 
     def _text(self, text: LogText) -> None:
+        if not self.out.json and (self.prefix or not self.out.is_terminal):
+            self._show(text)
+            return
+        # What is decoded piece by piece must not be cut inside a character.
+        place = (text.host.name, text.key)
+        held = self.unfinished.pop(place, None)
+        data = held.data + text.data if held else text.data
+        upto = len(data) - unfinished_bytes(data)
+        if upto < len(data):
+            self.unfinished[place] = replace(text, data=data[upto:])
+        if upto:
+            self._show(replace(text, data=data[:upto]))
+
+    def _show(self, text: LogText) -> None:
         if self.out.json:
             self.out.event(_output_event(text))
             return
@@ -119,6 +146,12 @@ class Watcher:
         self.out.raw(f"[{label}] ".encode() + line + b"\n")
 
     def _gap(self, gap: LogGap) -> None:
+        place = (gap.host.name, gap.key)
+        if before := self.unfinished.pop(place, None):
+            self._show(before)
+        if held := self.partial.pop(place, None):
+            # What follows the gap is no part of the line before it.
+            self._line(*place, bytes(held))
         size = f"{readable_bytes(gap.missing_bytes)} of its output are missing: "
         told = (size if gap.missing_bytes else "") + gap.why
         self.out.note(f"[{gap.host.name}] task {gap.key.partition('.')[0]}: {told}")

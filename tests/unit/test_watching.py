@@ -1,0 +1,153 @@
+"""What is shown of logs: whole lines with their place, and no character in halves."""
+
+from __future__ import annotations
+
+import base64
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from poormanray.cli.output import Output
+from poormanray.cli.watching import LONGEST_LINE, Watcher, ending, iso, readable_s, unfinished_bytes
+from poormanray.jobs.track import HostProblem, LogGap, LogText, TaskChanged
+from poormanray.ledger import TaskState, TaskStatus
+from poormanray.manifest import Host
+
+HOST = Host(3, "i-3", "c-0003", (0, 7))
+OTHER = Host(4, "i-4", "c-0004", (1,))
+Capture = pytest.CaptureFixture[bytes]
+ANYWAY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def watcher(
+    *, json_mode: bool = False, terminal: bool = False, prefix: bool = True, by_task: bool = False
+) -> Watcher:
+    out = Output(json=json_mode)
+    out.is_terminal = terminal
+    return Watcher(out, prefix=prefix, by_task=by_task)
+
+
+def told(seen: Watcher, *parts: bytes, capture: Capture) -> bytes:
+    for part in parts:
+        seen.show(LogText(HOST, "7.1", part))
+    seen.finish()
+    return capture.readouterr().out
+
+
+def events(seen: Watcher, *parts: bytes, capture: Capture) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in told(seen, *parts, capture=capture).splitlines()]
+
+
+def test_lines_have_their_place_before_them(capfdbinary: Capture) -> None:
+    seen = watcher()
+    seen.show(LogText(HOST, "7.1", b"one\ntw"))
+    seen.show(LogText(OTHER, "1.1", b"other\n\n"))
+    assert told(seen, b"o\nend", capture=capfdbinary) == (
+        b"[c-0003] one\n[c-0004] other\n[c-0004] \n[c-0003] two\n[c-0003] end\n"
+    )
+    assert told(watcher(by_task=True), b"x\n", capture=capfdbinary) == b"[c-0003 7] x\n"
+
+
+@ANYWAY
+@given(parts=st.lists(st.binary(max_size=9), max_size=6))
+def test_any_chunks_make_the_same_lines(parts: list[bytes], capfdbinary: Capture) -> None:
+    capfdbinary.readouterr()
+    whole = told(watcher(), b"".join(parts), capture=capfdbinary)
+    assert told(watcher(), *parts, capture=capfdbinary) == whole
+    assert told(watcher(prefix=False), *parts, capture=capfdbinary) == b"".join(parts)
+
+
+def test_a_line_without_an_end_is_shown_in_pieces(capfdbinary: Capture) -> None:
+    shown = told(watcher(), b"x" * (2 * LONGEST_LINE + 5), capture=capfdbinary)
+    assert [len(line) for line in shown.splitlines()] == [LONGEST_LINE + 9] * 2 + [14]
+
+
+def test_a_terminal_is_not_obeyed_by_a_log(capfdbinary: Capture) -> None:
+    data = b"\x1b[2J\xff\x9b \xe9\x9b\xaa\n"
+    shown = told(watcher(terminal=True), data, capture=capfdbinary)
+    assert b"\x1b" not in shown
+    assert shown.decode().endswith(" 雪\n")
+    assert b"\x1b" not in told(watcher(terminal=True, prefix=False), data, capture=capfdbinary)
+    assert told(watcher(), data, capture=capfdbinary) == b"[c-0003] " + data
+
+
+@ANYWAY
+@given(text=st.text(max_size=20), cuts=st.lists(st.integers(0, 80), max_size=4))
+@pytest.mark.parametrize("json_mode", [True, False])
+def test_characters_are_never_cut(
+    json_mode: bool, text: str, cuts: list[int], capfdbinary: Capture
+) -> None:
+    data = text.encode()
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    parts = [data[a:b] for a, b in pairwise(edges)]
+    capfdbinary.readouterr()
+    seen = watcher(json_mode=json_mode, terminal=not json_mode, prefix=False)
+    if json_mode:
+        found = events(seen, *parts, capture=capfdbinary)
+        assert "".join(event["text"] for event in found) == text
+    else:
+        assert "\ufffd" in text or "\ufffd" not in told(seen, *parts, capture=capfdbinary).decode()
+
+
+@ANYWAY
+@given(parts=st.lists(st.binary(min_size=1, max_size=6), max_size=5))
+def test_json_loses_no_byte(parts: list[bytes], capfdbinary: Capture) -> None:
+    capfdbinary.readouterr()
+    found = events(watcher(json_mode=True), *parts, capture=capfdbinary)
+    bytes_of = [
+        event["text"].encode() if "text" in event else base64.b64decode(event["base64"])
+        for event in found
+    ]
+    assert b"".join(bytes_of) == b"".join(parts)
+    assert {(event["task"], event["instance"]) for event in found} <= {(7, "i-3")}
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        *((b"", 0), (b"ab", 0), (b"a\xc3", 1), (b"\xe9\x9b", 2), (b"\xe9\x9b\xaa", 0)),
+        *((b"\xf0\x9f\x98", 3), (b"\xf0\x9f\x98\x80", 0), (b"\x80\x80\x80\x80", 0)),
+        *((b"\xff", 0), (b"\xc0", 0), (b"\xc3\xa4", 0), (b"\xf8\x80", 0)),
+    ],
+)
+def test_where_a_character_is_cut(data: bytes, count: int) -> None:
+    assert unfinished_bytes(data) == count
+
+
+def test_a_gap_parts_lines(capfdbinary: Capture) -> None:
+    seen = watcher()
+    seen.show(LogText(HOST, "7.1", b"before"))
+    seen.show(LogGap(HOST, "7.1", 3 << 20, "the cap"))
+    seen.show(LogText(HOST, "7.1", b"after\n"))
+    both = capfdbinary.readouterr()
+    assert both.out == b"[c-0003] before\n[c-0003] after\n"
+    assert both.err == b"[c-0003] task 7: 3.0 MiB of its output are missing: the cap\n"
+
+
+def test_what_failed_is_told_and_what_succeeded_is_not(capfdbinary: Capture) -> None:
+    seen = watcher()
+    for state, code, reason in (
+        (TaskState.RUNNING, None, ""),
+        (TaskState.SUCCEEDED, 0, ""),
+        (TaskState.FAILED, 137, ""),
+        (TaskState.TIMEOUT, 143, "timeout"),
+        (TaskState.LOST, None, "tomorrow"),
+    ):
+        seen.show(TaskChanged(HOST, TaskStatus(7, 1, state, code, reason)))
+    seen.show(HostProblem(HOST, "\x1b is gone"))
+    assert capfdbinary.readouterr().err.decode().splitlines() == [
+        "[c-0003] task 7 failed with exit code 137 (signal 9)",
+        "[c-0003] task 7 TIMEOUT: the task's time was over",
+        "[c-0003] task 7 LOST: tomorrow",
+        "[c-0003] \\x1b is gone",
+    ]
+    assert ending(TaskStatus(1, 1, TaskState.SUCCEEDED, 0)) == "succeeded"
+
+
+def test_times_and_spans() -> None:
+    assert (iso(None), iso(0.5)) == (None, "1970-01-01T00:00:00.500Z")
+    assert [readable_s(s) for s in (5, 65, 3660)] == ["5 s", "1 min 05 s", "1 h 01 min"]
