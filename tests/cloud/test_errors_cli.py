@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud.conftest import Pmr
+from tests.cloud.conftest import ClientFactory, Pmr
 from tests.cloud.test_run import Words
 
 FAKE_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "nothing"}
@@ -86,6 +86,16 @@ def about_words(cluster: str, folder: Path) -> Iterator[tuple[str, Mistake]]:
     yield "ssh", Mistake(("ssh", *on), 2, "pmr run")
 
 
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Principal": {"Service": "ec2.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        },
+    }
+)
 IN_JSON = {
     "unknown cluster",
     "unknown id",
@@ -159,8 +169,20 @@ def _message(ended: subprocess.CompletedProcess[str], *, as_json: bool) -> tuple
     return messages[0], hints[0]
 
 
-def test_instances_that_cannot_take_work(pmr: Pmr) -> None:
+def test_instances_that_cannot_take_work(pmr: Pmr, client: ClientFactory) -> None:
+    # Its role may do nothing, so that the agent is never online.
+    iam = client("iam")
+    iam.create_instance_profile(InstanceProfileName="silent")
+    iam.create_role(RoleName="silent", AssumeRolePolicyDocument=TRUST)
+    iam.add_role_to_instance_profile(InstanceProfileName="silent", RoleName="silent")
     pmr("create", "-n", "resting", "-N", "2")
+    pmr("create", "-n", "resting", "-N", "1", "-d", "--instance-profile", "silent")
+    silent = pmr("run", "-n", "resting", "-i", "resting-0002", "--", "true", check=False)
+    assert silent.returncode == 4
+    assert "resting-0002 is not ready: " in silent.stderr
+    assert "its agent has not reported" in silent.stderr or "pending" in silent.stderr
+    assert "  next: pmr wait -n resting" in silent.stderr
+
     one = "resting-0001"
     pmr("pause", "-n", "resting", "-i", one)
     some = pmr("run", "-n", "resting", "-c", "echo here", check=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -301,3 +303,18 @@ def test_detached_then_cancelled(pmr: Pmr, cluster: str) -> None:
     assert document["counts"]["CANCELLED"] == 3
     (row,) = [one for one in pmr.json("jobs", "-n", cluster) if one["job"] == job]
     assert (row["name"], row["kind"], row["tasks"]) == ("later", "run", 3)
+
+
+def test_ctrl_c_stops_watching_not_working(pmr: Pmr, cluster: str) -> None:
+    one = ("-n", cluster, "-i", f"{cluster}-0001")
+    with pmr.start("run", *one, "-c", "echo begun; sleep 2; echo done") as client:
+        assert client.stdout is not None
+        assert client.stderr is not None
+        assert client.stdout.readline() == f"[{cluster}-0001] begun\n".encode()
+        os.killpg(client.pid, signal.SIGINT)
+        said = client.stderr.read().decode()
+    assert client.returncode == 130
+    assert "Traceback" not in said
+    again = re.search(r"pmr (?:--local )?(logs -f \w+ -n \w+)", said)
+    assert again
+    assert pmr(*again[1].split()).stdout == "begun\ndone\n"
