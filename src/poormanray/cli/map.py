@@ -130,7 +130,7 @@ class MapWatcher(Watcher):
 
 
 def _slots(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    if value == "auto" or (value.isdecimal() and 0 < int(value) <= 1024):  # noqa: PLR2004 (sane)
+    if value == "auto" or (value.isascii() and value.isdecimal() and 0 < int(value) <= 1024):  # noqa: PLR2004 (sane)
         return value
     raise click.BadParameter(f"{value!r} is neither a number from 1 to 1024 nor `auto`")
 

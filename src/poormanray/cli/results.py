@@ -53,7 +53,9 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
     if code is not None:
         return code
     found = outcomes(follower.tracks.values(), known.manifest.task_names)
-    (folder / "joblog.tsv").write_text(joblog(found, collection.sizes), encoding="utf-8")
+    (folder / "joblog.tsv").write_bytes(
+        joblog(found, collection.sizes).encode("utf-8", "surrogateescape")
+    )
     missing = [outcome for outcome in found if not outcome.state.ended]
     unread = [track for track in follower.tracks.values() if track.problem]
     total = sum(collection.sizes.values())

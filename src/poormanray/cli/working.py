@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,12 +40,20 @@ class Manner:
     job_id: str = ""
 
 
+def _user(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    # It becomes a line of the ledger, so it must look like what useradd takes.
+    if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", value):
+        raise click.BadParameter(f"{value!r} is no name of a user")
+    return value
+
+
 _JOB_OPTIONS = (
     click.option(
         "-u",
         "--instance-username",
         "user",
         default="",
+        callback=_user,
         help="Run as this user (default: ec2-user, else the image's own).",
     ),
     click.option("-T", "--timeout", type=DURATION, help="End a task after this long."),

@@ -72,7 +72,8 @@ def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
         if not status.state.ended:
             continue
         began = status.started_at or 0.0
-        took = (status.ended_at or began) - began
+        # The instance's clock may have been set back meanwhile.
+        took = max(0.0, (status.ended_at or began) - began)
         code = status.exit_code
         if code is None:
             code = 0 if status.state is TaskState.SUCCEEDED else LOST_EXITVAL

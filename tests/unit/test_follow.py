@@ -1,0 +1,351 @@
+"""Following a job: a scripted remote, a clock that only moves when somebody waits on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+
+from poormanray.envelope import Answer, Chunk
+from poormanray.jobs.follow import MOST_FAILURES, SILENCE_S, Follower
+from poormanray.jobs.outcome import outcomes
+from poormanray.jobs.track import (
+    REFUSALS,
+    Happening,
+    HostProblem,
+    LogText,
+    Looked,
+    TaskChanged,
+    Track,
+    Wanted,
+)
+from poormanray.ledger import TaskState, checksum
+from poormanray.manifest import Host
+from poormanray.model import InstanceState
+from poormanray.remote import Flight, Order, Reply, Sent
+from poormanray.shell import Call
+from poormanray.waiting import Clock
+
+JOB = "0123456789a"
+POLL_S = 1.0
+MOST_STEPS = 3000
+
+
+def line(text: str) -> bytes:
+    return f"{text} {checksum(text)}\n".encode()
+
+
+def begun(task: int) -> bytes:
+    return line(f"S 1.0 {task} 1 0 5 5 b")
+
+
+def done(task: int, code: int = 0) -> bytes:
+    return line(f"E 2.0 {task} 1 {code} exit 1.0 0")
+
+
+@dataclass(slots=True)
+class Guest:
+    """One instance: its ledger and logs, and how it behaves.
+
+    `silent_from` is the number of the order from which on it does not answer any more; a reply
+    in `instead` is given for the order of that number.
+    """
+
+    events: bytes = b""
+    logs: dict[str, bytes] = field(default_factory=dict)
+    silent_from: int = 1 << 30
+    instead: dict[int, Reply] = field(default_factory=dict)
+    always: Callable[[str], Reply | None] = lambda _row: None
+    facts: dict[str, str] = field(default_factory=dict)
+    room: int = 1000
+    orders: int = 0
+
+    def answer(self, row: str) -> Answer:
+        at, _, _, budget, *specs = row.split(" ")
+        room = self.room if int(budget) < 5000 else self.room * 10
+        chunk = None
+        if at != "-":
+            chunk = Chunk("events", int(at), self.events[int(at) :][:room], 0)
+            room -= len(chunk.data)
+        records = []
+        for spec in specs[0].split(",") if specs else []:
+            name, offset, most = (spec + ":0").split(":")[:3]
+            log = self.logs.get(name, b"")
+            data = log[int(offset) :][: min(room, int(most) or room)]
+            room -= len(data)
+            records.append(Chunk(name, int(offset), data, len(log)))
+        facts = {"events": str(len(self.events)), **self.facts}
+        return Answer(more=False, facts=facts, events=chunk, records=tuple(records), packed_bytes=9)
+
+
+@dataclass(slots=True)
+class Cloud:
+    """Stands where Remote stands, and is the clock as well."""
+
+    guests: Mapping[str, Guest]
+    now_s: float = 0.0
+    sent: list[tuple[float, Order, list[str]]] = field(default_factory=list)
+    replies: dict[str, list[tuple[float, Reply]]] = field(default_factory=dict)
+    steps: int = 0
+
+    def clock(self) -> Clock:
+        return Clock(1.0, lambda: self.now_s, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.steps += 1
+        assert self.steps < MOST_STEPS, "it never ends"
+        self.now_s += seconds
+
+    def send(self, order: Order, instance_ids: Sequence[str]) -> Sent:
+        assert len(self.sent) < MOST_STEPS, "it sends without end"
+        number = str(len(self.sent))
+        self.sent.append((self.now_s, order, list(instance_ids)))
+        sent = Sent()
+        waiting = set()
+        for key in instance_ids:
+            guest = self.guests[key]
+            guest.orders += 1
+            if guest.orders > guest.silent_from:
+                waiting.add(key)
+                continue
+            row = order.rows[key]
+            reply = guest.instead.get(guest.orders) or guest.always(row)
+            reply = reply or Reply(key, guest.answer(row))
+            if reply.problem == "refused by SSM":
+                sent.refused.append(reply)
+                continue
+            self.replies.setdefault(number, []).append((self.now_s + POLL_S, reply))
+            waiting.add(key)
+        if waiting:
+            now_s = self.now_s
+            sent.flights.append(
+                Flight(number, waiting, now_s, now_s + 1e9, order.large, now_s + POLL_S, POLL_S)
+            )
+        return sent
+
+    def poll(self, flight: Flight, *, flights: int = 1) -> list[Reply]:
+        assert flights > 0
+        ready = [
+            reply
+            for at_s, reply in self.replies.get(flight.command_id, [])
+            if at_s <= self.now_s and reply.instance_id in flight.waiting
+        ]
+        flight.waiting -= {reply.instance_id for reply in ready}
+        flight.next_poll_s = self.now_s + POLL_S
+        return ready
+
+
+def follow(
+    cloud: Cloud,
+    *,
+    tasks: int = 1,
+    wanted: Wanted | None = None,
+    state: InstanceState = InstanceState.RUNNING,
+    started: bool = False,
+    **more: Any,  # noqa: ANN401 (handed on to Follower as it is)
+) -> tuple[Follower, list[Happening]]:
+    hosts = [
+        Host(n, key, f"c-{n:04d}", tuple(range(n * tasks, (n + 1) * tasks)))
+        for n, key in enumerate(cloud.guests)
+    ]
+    follower = Follower(
+        JOB,
+        [Track(host, started=started) for host in hosts],
+        wanted or Wanted(lambda _task: True),
+        remote=cast("Any", cloud),
+        clock=cloud.clock(),
+        states=lambda ids: dict.fromkeys(ids, (state, "why")),
+        start=lambda: Order(Call("start", (JOB,), 0), {}),
+        **more,
+    )
+    return follower, [h for h in follower.run() if not isinstance(h, Looked)]
+
+
+def text(happenings: Sequence[Happening], key: str) -> bytes:
+    return b"".join(h.data for h in happenings if isinstance(h, LogText) and h.key == key)
+
+
+def problems(happenings: Sequence[Happening]) -> list[str]:
+    return [h.why for h in happenings if isinstance(h, HostProblem)]
+
+
+def verbs(cloud: Cloud) -> list[str]:
+    return [order.call.verb for _, order, _ in cloud.sent]
+
+
+def lost_reply(key: str = "i-0", *, delivered: bool = True) -> Reply:
+    return Reply(key, None, "no answer in time", delivered=delivered)
+
+
+def test_a_short_task_takes_one_send() -> None:
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0, 7), {"0.1": b"hello\n"})})
+    follower, seen = follow(cloud)
+    assert verbs(cloud) == ["start"]
+    assert text(seen, "0.1") == b"hello\n"
+    (found,) = outcomes(follower.tracks.values(), {0: "t"})
+    assert (found.state, found.status.exit_code) == (TaskState.FAILED, 7)
+
+
+def test_a_long_log_comes_whole_in_bulk() -> None:
+    log = bytes(range(256)) * 300
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0), {"0.1": log})})
+    _, seen = follow(cloud)
+    assert text(seen, "0.1") == log
+    assert verbs(cloud) == ["start"] + ["observe"] * (len(cloud.sent) - 1)
+    assert all(order.large for _, order, _ in cloud.sent[1:])
+
+
+def test_many_events_come_in_larger_answers() -> None:
+    events = b"".join(begun(task) + done(task) for task in range(90))
+    cloud = Cloud({"i-0": Guest(events)})
+    follower, seen = follow(cloud, tasks=90, wanted=Wanted())
+    assert len([h for h in seen if isinstance(h, TaskChanged)]) == 180
+    assert follower.tracks["i-0"].all_ended
+    assert not problems(seen)
+
+
+def test_a_start_whose_reply_is_lost_is_sent_again() -> None:
+    guest = Guest(begun(0) + done(0), instead={1: lost_reply(), 2: lost_reply()})
+    cloud = Cloud({"i-0": guest})
+    _, seen = follow(cloud)
+    assert verbs(cloud) == ["start"] * 3
+    assert {order.call.arguments for _, order, _ in cloud.sent} == {(JOB,)}
+    assert not problems(seen)
+
+
+def test_it_gives_up_after_some_failures() -> None:
+    cloud = Cloud({"i-0": Guest(always=lambda _row: lost_reply())})
+    follower, seen = follow(cloud)
+    assert problems(seen) == ["no answer in time"]
+    assert len(cloud.sent) == MOST_FAILURES
+    (found,) = outcomes(follower.tracks.values(), {})
+    assert (found.state, found.why) == (TaskState.LOST, "no answer in time")
+
+
+@pytest.mark.parametrize("why", ["refused by SSM", "not delivered"])
+def test_an_instance_that_was_not_reached_does_not_spoil_the_others(why: str) -> None:
+    gone = Reply("i-0", None, why, delivered=False)
+    cloud = Cloud({"i-0": Guest(instead={1: gone}), "i-1": Guest(begun(1) + done(1))})
+    follower, seen = follow(cloud)
+    assert problems(seen) == [why]
+    assert follower.tracks["i-1"].all_ended
+    assert verbs(cloud).count("start") == 1
+
+
+@pytest.mark.parametrize("word", ["expired", "digest", "unpack", "no-such-job"])
+def test_a_refusal_is_told_once(word: str) -> None:
+    cloud = Cloud({"i-0": Guest(facts={"refused": word})})
+    _, seen = follow(cloud)
+    assert problems(seen) == [REFUSALS[word]]
+    assert len(cloud.sent) == 1
+
+
+def test_an_instance_that_is_gone_is_told_once_and_its_task_is_lost() -> None:
+    guests = {
+        "i-0": Guest(begun(0), {"0.1": b"x" * 50_000}, silent_from=2),
+        "i-1": Guest(begun(1), silent_from=1 << 30),
+    }
+    cloud = Cloud(guests)
+    guests["i-1"].always = lambda row: late_end(cloud, guests["i-1"], row)
+    follower, seen = follow(cloud, state=InstanceState.TERMINATED)
+    assert problems(seen) == ["i-0 is terminated (why)"]
+    found = outcomes(follower.tracks.values(), {})
+    assert [one.state for one in found] == [TaskState.LOST, TaskState.SUCCEEDED]
+    assert found[0].why == "i-0 is terminated (why)"
+
+
+def late_end(cloud: Cloud, guest: Guest, _row: str) -> None:
+    """End the task of an instance after three more checks of silence could have been made."""
+    if cloud.now_s > 4 * SILENCE_S and b"E " not in guest.events:
+        guest.events += done(1)
+
+
+def test_a_silent_instance_that_exists_is_waited_for() -> None:
+    cloud = Cloud({"i-0": Guest(begun(0), silent_from=1)})
+    follower, seen = follow(cloud, timeout_s=300)
+    assert not problems(seen)
+    assert follower.gave_up_waiting
+    assert 300 <= cloud.now_s < 310
+
+
+def test_a_dead_runner_ends_the_watching() -> None:
+    lost = begun(0) + line("E 3.0 0 1 - lost") + line("J 3.0 runner-lost")
+    cloud = Cloud({"i-0": Guest(lost, {"0.1": b"last words"})})
+    _, seen = follow(cloud, tasks=2)
+    assert problems(seen) == [REFUSALS["runner-lost"]]
+
+
+@pytest.mark.parametrize("bound", [1, 2, 3])
+def test_no_more_instances_than_wanted_run_at_a_time(bound: int) -> None:
+    guests = {f"i-{n}": Guest(begun(n)) for n in range(7)}
+    cloud = Cloud(guests)
+    begun_at: dict[str, float] = {}
+
+    def behave(key: str, number: int) -> Callable[[str], None]:
+        def grow(_row: str) -> None:
+            begun_at.setdefault(key, cloud.now_s)
+            active = [k for k in begun_at if b"E " not in guests[k].events]
+            assert len(active) <= bound
+            if cloud.now_s - begun_at[key] > 5 + number:
+                guests[key].events = begun(number) + done(number)
+
+        return grow
+
+    for number, (key, guest) in enumerate(guests.items()):
+        guest.always = behave(key, number)
+    follower, seen = follow(cloud, parallelism=bound)
+    assert all(track.all_ended for track in follower.tracks.values())
+    assert not problems(seen)
+
+
+def test_a_busy_window_is_not_asked_without_pause() -> None:
+    guest = Guest(begun(0), facts={"window": "busy"})
+    cloud = Cloud({"i-0": guest})
+    follow(cloud, timeout_s=60)
+    times = [at_s for at_s, _, _ in cloud.sent]
+    assert all(after - before >= POLL_S + 0.4 for before, after in pairwise(times))
+
+
+def test_a_look_at_what_there_is_now_ends() -> None:
+    log = b"line\n" * 9000
+    cloud = Cloud({"i-0": Guest(begun(0), {"0.1": log}), "i-1": Guest(b"")})
+    wanted = Wanted(lambda _task: True, live=False)
+    follower, seen = follow(cloud, wanted=wanted, started=True)
+    assert text(seen, "0.1") == log
+    assert [one.state for one in outcomes(follower.tracks.values(), {})] == [
+        TaskState.RUNNING,
+        TaskState.PENDING,
+    ]
+    assert "start" not in verbs(cloud)
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [
+        Guest(begun(0) + b"E 2.0 0 1", facts={}),
+        Guest(begun(0), facts={"events": "9" * 40}),
+        Guest(begun(0), facts={"events": "many"}),
+    ],
+    ids=["torn", "endless", "nonsense"],
+)
+def test_events_that_never_come_are_not_waited_for(guest: Guest) -> None:
+    cloud = Cloud({"i-0": guest})
+    _, seen = follow(cloud, wanted=Wanted(live=False), started=True)
+    assert [h.status.state for h in seen if isinstance(h, TaskChanged)] == [TaskState.RUNNING]
+    assert len(cloud.sent) <= 3
+
+
+def test_a_log_that_nobody_asked_for_is_not_taken() -> None:
+    def lie(row: str) -> Reply:
+        honest = guest.answer(row)
+        evil = Chunk("0.1/../../evil", 0, b"x", 1)
+        return Reply("i-0", Answer(more=False, facts={}, events=honest.events, records=(evil,)))
+
+    guest = Guest(begun(0) + done(0))
+    guest.instead = {1: lie("0 0 0 2400")}
+    _, seen = follow(Cloud({"i-0": guest}))
+    assert {h.key for h in seen if isinstance(h, LogText)} == set()

@@ -1,0 +1,68 @@
+"""The exit code of a job, from what became of its tasks."""
+
+from __future__ import annotations
+
+import pytest
+
+from poormanray.jobs.outcome import Outcome, exit_code, outcomes, tracks_of
+from poormanray.jobs.track import Track
+from poormanray.ledger import TaskState, TaskStatus
+from poormanray.manifest import Host, Manifest
+
+HOST = Host(0, "i-0", "c-0000", (0, 1))
+CODES = {"S": 0, "F": 7, "K": 137, "T": 143}
+STATES = {
+    "S": TaskState.SUCCEEDED,
+    "F": TaskState.FAILED,
+    "K": TaskState.FAILED,
+    "T": TaskState.TIMEOUT,
+    "C": TaskState.CANCELLED,
+    "L": TaskState.LOST,
+}
+
+
+def found(letters: str) -> list[Outcome]:
+    return [
+        Outcome(n, f"t{n}", HOST, TaskStatus(n, 1, STATES[letter], CODES.get(letter)))
+        for n, letter in enumerate(letters)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("letters", "code"),
+    [
+        *(("S", 0), ("SSS", 0), ("F", 1), ("SF", 1), ("C", 1), ("SC", 1)),
+        *(("T", 124), ("TT", 124), ("STS", 124), ("TF", 1), ("TC", 1)),
+        *(("L", 4), ("SL", 4), ("FL", 4), ("TL", 4), ("CL", 4)),
+    ],
+)
+def test_the_code_of_several(letters: str, code: int) -> None:
+    assert exit_code(found(letters)) == code
+    assert exit_code(found(letters), left_out=1) == 4
+
+
+@pytest.mark.parametrize(
+    ("letter", "code"), [("S", 0), ("F", 7), ("K", 137), ("T", 124), ("C", 1), ("L", 4)]
+)
+def test_one_instance_passes_the_tasks_own_code_on(letter: str, code: int) -> None:
+    assert exit_code(found(letter), own_code=True) == code
+    assert exit_code(found(letter), own_code=True, left_out=1) == 4
+
+
+def test_only_one_task_has_a_code_of_its_own() -> None:
+    assert exit_code(found("FF"), own_code=True) == 1
+
+
+def test_what_was_not_seen_to_end_on_a_lost_instance_is_lost() -> None:
+    track = Track(HOST, problem="it is gone")
+    track.log.newest[0] = TaskStatus(0, 1, TaskState.SUCCEEDED, 0)
+    first, second = outcomes([track], {0: "a"})
+    assert (first.state, first.why, first.name) == (TaskState.SUCCEEDED, "", "a")
+    assert (second.state, second.why, second.name) == (TaskState.LOST, "it is gone", "1")
+
+
+def test_outcomes_are_in_the_order_of_tasks() -> None:
+    hosts = [Host(0, "i-0", "c-0", (1, 3)), Host(1, "i-1", "c-1", (0, 2))]
+    tracks = tracks_of(Manifest(tuple(hosts), {}), {"i-1": "stopped"})
+    assert [track.problem for track in tracks] == ["", "stopped"]
+    assert [outcome.task for outcome in outcomes(tracks, {})] == [0, 1, 2, 3]
