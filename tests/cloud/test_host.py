@@ -153,7 +153,9 @@ def test_orphan_on_the_pipe_at_the_timeout(on: Guests) -> None:
 
 
 def test_screen_lists_its_session(on: Guests) -> None:
-    assert ".listed" in on.says("screen -dmS listed sleep 9; screen -ls; screen -S listed -X quit")
+    # The session's socket appears a moment after `screen -dmS` has returned.
+    appears = "for i in $(seq 100); do screen -ls | grep listed && break; sleep 0.1; done"
+    assert ".listed" in on.says(f"screen -dmS listed sleep 9; {appears}; screen -S listed -X quit")
 
 
 def test_screen_runs_as_root_with_its_words_intact(on: Guests) -> None:
