@@ -99,14 +99,15 @@ class ClientFactory(Protocol):
 
 
 @contextmanager
-def own_cloud(home: Path) -> Iterator[Pmr]:
+def own_cloud(home: Path, settings: Mapping[str, float] | None = None) -> Iterator[Pmr]:
     """Start a local cloud, and end it at the end of the block or of this process."""
+    chosen = {**QUICK, **(settings or {})}
     # A short path: sockets below it must stay under 108 characters.
     state = Path(tempfile.mkdtemp(prefix="pmr-"))
     command = Pmr(home, state)
     guard = _end_with_us(command)
     try:
-        command("local", "up", *(f"--set={name}={delay}" for name, delay in QUICK.items()))
+        command("local", "up", *(f"--set={name}={delay}" for name, delay in chosen.items()))
         yield command
     finally:
         guard.communicate(timeout=60)

@@ -1,0 +1,256 @@
+"""The cloud on its worst day, through plain boto3: late, full, throttled, expired."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from poormanray.waiting import Clock, poll
+from tests.cloud.conftest import Pmr, own_cloud
+
+Client = Any
+Image = str
+CLOCK = Clock()
+SETTINGS = {
+    "instance_visible_s": 0.8,
+    "tags_visible_s": 1.6,
+    "capacity": 6,
+    "ssm_rate": 5,
+    "ec2_throttle": 1,
+    "session_lifetime_s": 4,
+    "page_max": 2,
+}
+TAGS = [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "red"}]}]
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
+    with own_cloud(tmp_path_factory.mktemp("home"), SETTINGS) as command:
+        yield command
+
+
+@pytest.fixture(scope="module")
+def make(strict: Pmr) -> Callable[..., Client]:
+    """Return a maker of clients that try nothing twice."""
+    import boto3
+    from botocore.config import Config
+
+    contact = json.loads((strict.state / "cloud.json").read_text())
+    session: Any = boto3.Session(region_name=contact["region"])
+    retries: Any = {"mode": "standard", "total_max_attempts": 1}
+
+    def client(service: str, keys: Mapping[str, str] | None = None) -> Client:
+        return session.client(
+            service,
+            aws_access_key_id=keys["AccessKeyId"] if keys else contact["access_key"],
+            aws_secret_access_key=keys["SecretAccessKey"] if keys else contact["secret_key"],
+            aws_session_token=keys["SessionToken"] if keys else None,
+            endpoint_url=contact["url"],
+            config=Config(retries=retries, signature_version="s3v4" if service == "s3" else None),
+        )
+
+    return client
+
+
+@pytest.fixture(scope="module")
+def ec2(make: Callable[..., Client]) -> Client:
+    return make("ec2")
+
+
+@pytest.fixture(scope="module")
+def image(ec2: Client) -> Image:
+    names = [
+        {"Name": "name", "Values": ["al2023-ami-2023.*"]},
+        {"Name": "architecture", "Values": ["x86_64"]},
+    ]
+    return str(ec2.describe_images(Owners=["amazon"], Filters=names)["Images"][0]["ImageId"])
+
+
+def until(ask: Callable[[], object]) -> None:
+    poll(ask, clock=CLOCK, timeout_s=20, first_s=0.1, longest_s=0.2)
+
+
+def code_of(call: Callable[[], object]) -> str:
+    from botocore.exceptions import ClientError
+
+    try:
+        call()
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+def launch(ec2: Client, image: Image, most: int = 1, **options: object) -> list[str]:
+    words = {"ImageId": image, "InstanceType": "t3.micro", "MinCount": 1, **options}
+    return [one["InstanceId"] for one in ec2.run_instances(MaxCount=most, **words)["Instances"]]
+
+
+def shown(ec2: Client, **words: object) -> list[dict[str, Any]]:
+    pages = ec2.describe_instances(**words)["Reservations"]
+    return [one for page in pages for one in page["Instances"]]
+
+
+def end(ec2: Client, ids: list[str]) -> None:
+    until(lambda: not code_of(lambda: ec2.terminate_instances(InstanceIds=ids)))
+    until(lambda: {one["State"]["Name"] for one in shown(ec2, InstanceIds=ids)} == {"terminated"})
+
+
+def test_new_instances_are_unknown_and_their_tags_late(ec2: Client, image: Image) -> None:
+    ids = launch(ec2, image, TagSpecifications=TAGS)
+    tag = [{"Key": "a", "Value": "b"}]
+    by_id, by_tag = (
+        [{"Name": "instance-id", "Values": ids}],
+        [{"Name": "tag:team", "Values": ["red"]}],
+    )
+    assert code_of(lambda: ec2.describe_instances(InstanceIds=ids)) == "InvalidInstanceID.NotFound"
+    assert code_of(lambda: ec2.create_tags(Resources=ids, Tags=tag)) == "InvalidInstanceID.NotFound"
+    assert shown(ec2, Filters=by_id) == []
+    until(lambda: shown(ec2, Filters=by_id))
+    assert (shown(ec2, Filters=by_tag), shown(ec2, InstanceIds=ids)[0].get("Tags")) == ([], None)
+    until(lambda: shown(ec2, Filters=by_tag))
+    assert shown(ec2, InstanceIds=ids)[0]["Tags"] == TAGS[0]["Tags"]
+    end(ec2, ids)
+
+
+def test_capacity_is_partial_then_none(ec2: Client, image: Image) -> None:
+    ids = launch(ec2, image, most=4)
+    assert code_of(lambda: launch(ec2, image, most=3, MinCount=3)) == "InsufficientInstanceCapacity"
+    more = launch(ec2, image, most=5)
+    assert (len(ids), len(more)) == (4, 2)
+    assert code_of(lambda: launch(ec2, image)) == "InsufficientInstanceCapacity"
+    end(ec2, [*ids, *more])
+
+
+def test_spot_requests_stops_and_reclaims(ec2: Client, image: Image, strict: Pmr) -> None:
+    once = launch(ec2, image, InstanceMarketOptions={"MarketType": "spot"})
+    lasting: dict[str, object] = {
+        "MarketType": "spot",
+        "SpotOptions": {"SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "stop"},
+    }
+    kept = launch(ec2, image, InstanceMarketOptions=lasting)
+    until(lambda: len(shown(ec2, Filters=[{"Name": "instance-lifecycle", "Values": ["spot"]}])) > 1)
+
+    def asked() -> dict[str, Any]:
+        found = ec2.describe_spot_instance_requests(
+            Filters=[{"Name": "instance-id", "Values": once}]
+        )
+        return dict(found["SpotInstanceRequests"][0])
+
+    one = shown(ec2, InstanceIds=once)[0]
+    assert (one["InstanceLifecycle"], one["SpotInstanceRequestId"]) == (
+        "spot",
+        asked()["SpotInstanceRequestId"],
+    )
+    assert asked()["Type"] == "one-time"
+    assert code_of(lambda: ec2.stop_instances(InstanceIds=once)) == "UnsupportedOperation"
+    until(lambda: not code_of(lambda: ec2.stop_instances(InstanceIds=kept)))
+    strict("local", "fault", "add", "instance-reclaim", "--instance", once[0], "--seconds", "0.5")
+    assert asked()["Status"]["Code"] == "marked-for-termination"
+    until(lambda: asked()["State"] == "closed")
+    reason = shown(ec2, InstanceIds=once)[0]["StateReason"]["Code"]
+    assert reason == "Server.SpotInstanceTermination"
+    end(ec2, kept)
+
+
+def test_five_calls_a_second_of_each_operation(make: Callable[..., Client]) -> None:
+    ssm = make("ssm")
+    codes = [code_of(ssm.list_commands) for _ in range(8)]
+    assert codes.count("ThrottlingException") >= 2
+    assert codes[:5] == [""] * 5
+    assert code_of(ssm.list_command_invocations) == ""
+    until(lambda: code_of(ssm.list_commands) == "")
+
+
+def test_launches_have_the_smallest_bucket(make: Callable[..., Client], image: Image) -> None:
+    ec2 = make("ec2")
+    until(lambda: not code_of(lambda: ec2.describe_instances(MaxResults=5)))
+    dry = [code_of(lambda: launch(ec2, image, InstanceType="t3.none")) for _ in range(7)]
+    assert "RequestLimitExceeded" in dry
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ({"Filters": [{"Name": "colour", "Values": ["red"]}]}, "InvalidParameterValue"),
+        ({"InstanceIds": ["i-0123456789abcdef0"]}, "InvalidInstanceID.NotFound"),
+        ({"InstanceIds": ["i-xyz"]}, "InvalidInstanceID.Malformed"),
+    ],
+)
+def test_what_describe_instances_refuses(ec2: Client, words: dict[str, Any], code: str) -> None:
+    assert code_of(lambda: ec2.describe_instances(**words)) == code
+
+
+def test_tags_are_not_for_unknown_instances(ec2: Client) -> None:
+    tags = [{"Key": "a", "Value": "b"}]
+    code = code_of(lambda: ec2.create_tags(Resources=["i-0123456789abcdef0"], Tags=tags))
+    assert code == "InvalidInstanceID.NotFound"
+
+
+def test_a_trust_policy_must_be_one(make: Callable[..., Client]) -> None:
+    iam = make("iam")
+    for text in (
+        "no json",
+        "{}",
+        '{"Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole"}]}',
+    ):
+        code = code_of(
+            lambda given=text: iam.create_role(RoleName="r", AssumeRolePolicyDocument=given)  # type: ignore[misc]
+        )
+        assert code == "MalformedPolicyDocument"
+
+
+def test_user_data_is_16_kb_at_most(make: Callable[..., Client], image: Image) -> None:
+    ec2 = make("ec2")
+    until(
+        lambda: (
+            code_of(lambda: launch(ec2, image, UserData="x" * 16_385)) == "InvalidParameterValue"
+        )
+    )
+
+
+def test_session_credentials_work_and_expire(make: Callable[..., Client]) -> None:
+    sts = make("sts")
+    make("s3")  # so that the next one is made at once
+    arn = "arn:aws:iam::123456789012:role/any"
+    keys = sts.assume_role(RoleArn=arn, RoleSessionName="me")["Credentials"]
+    forged = {**keys, "SessionToken": "other"}
+    assert code_of(make("ssm", forged).list_commands) == "UnrecognizedClientException"
+    make("s3", keys).create_bucket(Bucket="mine")
+    s3 = make("s3", keys)
+    s3.put_object(Bucket="mine", Key="k", Body=b"body")
+    url = s3.generate_presigned_url(
+        "get_object", Params={"Bucket": "mine", "Key": "k"}, ExpiresIn=3600
+    )
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"body"
+    until(lambda: code_of(make("ssm", keys).list_commands) == "ExpiredTokenException")
+    assert code_of(make("ec2", keys).describe_vpcs) == "RequestExpired"
+    assert code_of(make("sts", keys).get_caller_identity) == "ExpiredToken"
+    assert code_of(make("s3", keys).list_buckets) == "ExpiredToken"
+    # A presigned URL ends with the credentials that signed it.
+    with pytest.raises(urllib.error.HTTPError, match="400") as caught:
+        urllib.request.urlopen(url)
+    assert b"ExpiredToken" in caught.value.read()
+
+
+def test_a_presigned_url_expires(make: Callable[..., Client]) -> None:
+    s3 = make("s3")
+    s3.create_bucket(Bucket="short")
+    s3.put_object(Bucket="short", Key="k", Body=b"body")
+    url = s3.generate_presigned_url(
+        "get_object", Params={"Bucket": "short", "Key": "k"}, ExpiresIn=1
+    )
+
+    def refused() -> bool:
+        try:
+            urllib.request.urlopen(url).close()
+        except urllib.error.HTTPError as error:
+            return error.code == 403 and b"Request has expired" in error.read()
+        return False
+
+    until(refused)
