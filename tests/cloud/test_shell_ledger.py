@@ -354,3 +354,34 @@ def test_the_library_needs_no_epochrealtime() -> None:
     whole, _, fraction = told.stdout.strip().partition(".")
     assert abs(int(whole) - time.time()) < 5
     assert len(fraction) == 6
+
+
+@pytest.fixture
+def small_disk(machine: Machine) -> Iterator[Machine]:
+    machine.root.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(machine.root)]
+    if os.getuid() != 0 or subprocess.run(words, check=False, capture_output=True).returncode:
+        pytest.skip("no small disk can be made here")
+    try:
+        yield machine
+    finally:
+        subprocess.run(["umount", "--lazy", str(machine.root)], check=True)
+
+
+def test_a_full_disk_keeps_no_end_off_the_record(small_disk: Machine) -> None:
+    job = made("cat /dev/zero >fill; exit 9", *["true"] * 40)
+    log = small_disk.run(job)
+    assert (log.newest[0].state, log.newest[0].exit_code) == (TaskState.FAILED, 9)
+    rest = {log.newest[task].state for task in range(1, 41)}
+    assert rest <= {TaskState.SUCCEEDED, TaskState.LOST}
+    assert log.damaged_lines <= 1
+    assert small_disk.look(job).facts["runner"] in ("running", "done")
+
+
+def test_a_ledger_that_does_not_fit_is_refused(small_disk: Machine) -> None:
+    (small_disk.root / "fill").write_bytes(bytes((1 << 20) - 20_000))
+    job = made("true")
+    assert small_disk.start(job).facts["refused"] == "unpack"
+    assert not small_disk.ledger(job).exists()
+    (small_disk.root / "fill").unlink()
+    assert small_disk.run(job).newest[0].state is TaskState.SUCCEEDED
