@@ -78,3 +78,12 @@ def test_nobody_there_to_ask_is_an_error_that_names_yes(json_mode: bool) -> None
     with pytest.raises(UsageProblem) as caught:
         Output(json=json_mode).confirm("Terminate?")
     assert "--yes" in caught.value.hint
+
+
+def test_names_that_are_not_utf8_can_be_shown(capsys: Capture) -> None:
+    out = Output(json=True)
+    out.event({"name": "a\udcff"})
+    Output().table(["name"], [["a\udcff"]])
+    told = capsys.readouterr().out
+    assert told == '{"name": "a\\udcff"}\nNAME\na\\xdcff\n'
+    told.encode()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 # Tags and logs come from elsewhere; none of these may reach a terminal: it would obey them.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Lone surrogates stand for bytes of names that are not UTF-8: no stream can encode them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:
