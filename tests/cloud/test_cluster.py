@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -14,6 +15,16 @@ import pytest
 from tests.cloud.conftest import PMR, ClientFactory, Pmr
 
 TYPE = "t3.micro"
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Principal": {"Service": "ec2.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        },
+    }
+)
 
 
 @pytest.fixture
@@ -34,7 +45,7 @@ def created(pmr: Pmr) -> Iterator[Callable[..., Any]]:
 def mute(client: ClientFactory) -> str:
     """Return a profile whose role may do nothing, so that its agents never report."""
     iam, name = client("iam"), "mute"
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument='{"Version": "2012-10-17"}')
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=TRUST)
     iam.create_instance_profile(InstanceProfileName=name)
     iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
     return name

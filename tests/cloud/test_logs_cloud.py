@@ -58,7 +58,7 @@ def test_every_byte_by_run_logs_and_results(
 
 
 FOLLOWED = """
-for i in $(seq 9); do echo "line $i"; sleep 0.5; done
+for i in $(seq 12); do echo "line $i"; sleep 0.5; done
 exit $PMR_TASK_INDEX
 """
 
@@ -77,13 +77,13 @@ def test_following_from_another_client(pmr: Pmr, cluster: str, tmp_path: Path) -
         for line in follower.stdout:
             lines.append(line.decode())
             arrivals.append(time.monotonic() - began)
-    expected = [f"[{cluster}-000{n} {n}] line {i}\n" for n in range(2) for i in range(1, 10)]
+    expected = [f"[{cluster}-000{n} {n}] line {i}\n" for n in range(2) for i in range(1, 13)]
     assert sorted(lines) == sorted(expected)
     assert follower.returncode == 1
     # It showed lines while the tasks were still writing, not all at the end.
     assert arrivals[-1] - arrivals[0] > 0.4
     one = pmr("logs", job, "-n", cluster, "--task", "1", "--tail", "2")
-    assert one.stdout == "line 8\nline 9\n"
+    assert one.stdout == "line 11\nline 12\n"
 
 
 def test_a_task_that_truncates_its_log_confuses_nobody(pmr: Pmr, cluster: str) -> None:
