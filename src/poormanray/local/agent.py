@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ EXECUTION_TIMEOUT_DEFAULT_S = 3_600
 CREDENTIAL_WAIT_S, CREDENTIAL_WAIT_MAX_S = 300.0, 3_600.0
 # Source: agent-facts 5: runs of a script that keeps asking for a reboot.
 REBOOT_RUNS_MAX = 15
+# A name of Parameter Store; here there is no service that puts its value in its place.
+TEMPLATE = re.compile(rb"\{\{\s*ssm:[\w./:-]+\s*\}\}")
 EXIT_TIMED_OUT, EXIT_SUCCESS, EXIT_FAILURE, EXIT_REBOOT = 137, 168, 169, 194
 _SKIP = (
     "\nStep exited with code {}. Therefore, marking step as {}. "
@@ -78,6 +81,10 @@ class NotStarted:
     exit_code: int = 1
     timed_out: bool = False
     killed: bool = False
+
+
+# Source: agent-facts 3 (measured): it fails before it runs, without a code or output.
+INVALID = NotStarted(stderr=b"", exit_code=-1)
 
 
 class Agent:
@@ -250,6 +257,9 @@ class Agent:
 
     def _launch(self, task: Task, life: int) -> None:
         order = task.order
+        if TEMPLATE.search(order.script):
+            self._ended(task, life, INVALID)
+            return
         task.runs += 1
         task.awaits_reboot = False
         task.started_at_s = self._timers.wall_s()
@@ -364,7 +374,7 @@ def _judged(task: Task, ended: Ended) -> tuple[Status, int, bytes, bytes]:
         return cut_off, EXIT_TIMED_OUT, stdout, stderr + b"failed to run commands: signal: killed"
     if code == EXIT_SUCCESS:
         return Status.SUCCESS, code, stdout + _SKIP.format(code, "succeeded").encode(), b""
-    if code:
+    if code > 0:
         stderr += f"failed to run commands: exit status {code}".encode()
     if code == EXIT_FAILURE:
         text = _SKIP.format(code, "Failed").encode()

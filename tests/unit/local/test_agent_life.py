@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from poormanray.local.refusals import Refusal
-from poormanray.local.run_command_records import Reply, Status
+from poormanray.local.run_command_records import Delivery, Order, Reply, Status
 from tests.unit.local.cloud_fakes import Outcome, World
 
 
@@ -170,3 +170,30 @@ def test_the_last_in_progress_comes_after_the_end_and_is_not_seen() -> None:
         (Status.SUCCESS, "Success"),
         (Status.IN_PROGRESS, "Success"),
     ]
+
+
+@pytest.mark.parametrize("script", ["echo {{ssm:name}}", "echo {{ ssm:/a/b }}"])
+def test_a_name_of_parameter_store_fails_before_it_runs(script: str) -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids, script)
+    got = world.get(command_id, ids[0])
+    assert (got["Status"], got["ResponseCode"]) == ("Failed", -1)
+    assert got["StandardOutputContent"] == got["StandardErrorContent"] == ""
+    assert not world.machines.scripts
+
+
+@pytest.mark.parametrize("script", ["echo {{ commands }}", "docker ps --format '{{.Names}}'"])
+def test_other_templates_pass_unchanged(script: str) -> None:
+    world = World()
+    world.sent(world.boot(), script)
+    assert world.machines.scripts[0].script == f"{script}\n".encode()
+
+
+def test_the_same_command_id_never_runs_twice() -> None:
+    world = World()
+    ids = world.boot()
+    order = Order("again", b"true\n", "", "3600")
+    answers = [world.fleet.deliver(ids[0], order) for _ in range(2)]
+    assert answers == [Delivery.ACCEPTED] * 2
+    assert len(world.machines.scripts) == 1
