@@ -194,7 +194,12 @@ class Submission:
         parcel = self._upload(parcel)
         manner = self.manner
         tracks = [
-            Track(host, started=False, problem=self.problems.get(host.instance_id, ""))
+            Track(
+                host,
+                started=False,
+                problem=self.problems.get(host.instance_id, ""),
+                gone=host.instance_id in self.problems,
+            )
             for host in self.job.hosts
         ]
         return Follower(

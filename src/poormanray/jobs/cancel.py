@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from poormanray.jobs.fleet import Fleet
@@ -28,6 +28,11 @@ class Cancelled:
     problem: str = ""
 
 
+def _count(facts: Mapping[str, str], name: str) -> int:
+    told = facts.get(name, "0")[:9]
+    return int(told) if told.isdecimal() else 0
+
+
 def cancel(
     fleet: Fleet, job_id: str, hosts: Sequence[Host], *, task: int | None = None
 ) -> list[Cancelled]:
@@ -43,8 +48,8 @@ def cancel(
         ended.append(
             Cancelled(
                 by_id[reply.instance_id],
-                tasks=int(facts.get("cancelled", "0")),
-                survivors=int(facts.get("survivors", "0")),
+                tasks=_count(facts, "cancelled"),
+                survivors=_count(facts, "survivors"),
                 problem=reply.problem or facts.get("refused", ""),
             )
         )

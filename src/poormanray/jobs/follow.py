@@ -15,7 +15,6 @@ from poormanray.jobs.logs import (
     Piece,
     Text,
     pick,
-    waiting_bytes,
 )
 from poormanray.jobs.track import (
     REFUSALS,
@@ -28,6 +27,7 @@ from poormanray.jobs.track import (
     TaskChanged,
     Track,
     Wanted,
+    backlog,
 )
 from poormanray.manifest import Host
 from poormanray.model import InstanceState
@@ -112,7 +112,7 @@ class Follower:
                 self._clock.sleep(max(0.05, soonest_s - self._clock.now_s()))
 
     def _needs_look(self, track: Track) -> bool:
-        if track.problem or track.looking:
+        if track.gone or track.looking or (track.problem and not track.behind):
             return False
         if not track.started or not track.looked or track.behind:
             return True
@@ -230,7 +230,7 @@ class Follower:
             rows: dict[str, str] = {}
             asked: dict[str, list[Piece]] = {}
             for track in self.tracks.values():
-                if track.problem or track.lanes > lane:
+                if track.gone or track.lanes > lane:
                     continue
                 pieces = pick(track.cursors.values(), int(track.ratio * ANSWER_BYTES), MOST_PIECES)
                 if not pieces:
@@ -283,7 +283,8 @@ class Follower:
         yield from self._take_events(track, reply.answer)
         yield from self._take_logs(track, reply.answer, asked)
         if self._lost_with_runner(track):
-            yield from self._give_up(track, REFUSALS["runner-lost"])
+            # Nothing more will happen there, but what has happened can be read.
+            yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)
 
     def _lost_with_runner(self, track: Track) -> bool:
         return track.log.runner_lost and not track.all_ended and not track.problem
@@ -336,15 +337,8 @@ class Follower:
         # The first bulk tells how well the logs compress and how long a round trip takes.
         if self._told_backlog or not self._round_trip_s:
             return
-        size = waiting_bytes(c for t in self.tracks.values() for c in t.cursors.values())
-        seconds = max(
-            (
-                waiting_bytes(t.cursors.values()) / (t.ratio * ANSWER_BYTES * LANES)
-                for t in self.tracks.values()
-            ),
-            default=0.0,
-        )
-        seconds *= self._round_trip_s
+        size, round_trips = backlog(self.tracks.values(), LANES)
+        seconds = round_trips * self._round_trip_s
         if seconds > LONG_READ_S:
             self._told_backlog = True
             yield Backlog(size, seconds)
@@ -367,8 +361,9 @@ class Follower:
             track.due_at_s = self._clock.now_s() + 2.0 * track.failures
             track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - SILENCE_S)
 
-    def _give_up(self, track: Track, why: str) -> Iterator[Happening]:
+    def _give_up(self, track: Track, why: str, *, gone: bool = True) -> Iterator[Happening]:
         track.looking = False
+        track.gone = track.gone or gone
         if not track.problem:
             track.problem = why
             yield HostProblem(track.host, why)

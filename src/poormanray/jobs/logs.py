@@ -80,7 +80,10 @@ class LogCursor:
         if asked is not None and asked.start < 0:
             # It was asked for from the end: here is where that is.
             self.delivered = self.frontier = record_start(record)
-        self.parts[record_start(record)] = record
+        start = record_start(record)
+        # Requests that begin inside a hole are all answered from its end: the longest counts.
+        if start not in self.parts or self.parts[start].end < record.end:
+            self.parts[start] = record
         self.frontier = max(self.frontier, record.end)
         if isinstance(record, Chunk):
             self.size = max(record.size, record.end)

@@ -64,4 +64,9 @@ def exit_code(found: Sequence[Outcome], *, left_out: int = 0, own_code: bool = F
 
 def tracks_of(manifest: Manifest, problem_of: Mapping[str, str]) -> list[Track]:
     """Return tracks for a job that was started before; `problem_of` says who cannot answer."""
-    return [Track(host, problem=problem_of.get(host.instance_id, "")) for host in manifest.hosts]
+    return [
+        Track(
+            host, problem=problem_of.get(host.instance_id, ""), gone=host.instance_id in problem_of
+        )
+        for host in manifest.hosts
+    ]

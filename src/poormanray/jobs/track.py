@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from poormanray.jobs.logs import LogCursor
+from poormanray.jobs.logs import ANSWER_BYTES, LogCursor, waiting_bytes
 from poormanray.ledger import EventLog, TaskState, TaskStatus
 from poormanray.manifest import Host
 
@@ -90,7 +90,8 @@ class Track:
 
     `looking`: a look that may wait is under way; `looked`: at least one has been answered;
     `behind`: its ledger has events that did not fit; `lanes`: requests for bulk under way;
-    `ratio`: how well its logs compress.
+    `ratio`: how well its logs compress; `problem`: why nothing more is expected of it; `gone`: it
+    cannot even be asked.
     """
 
     host: Host
@@ -106,6 +107,7 @@ class Track:
     heard_at_s: float = 0.0
     due_at_s: float = 0.0
     problem: str = ""
+    gone: bool = False
 
     def status(self, task: int) -> TaskStatus:
         """Return the newest attempt of a task, PENDING where the ledger has none."""
@@ -122,3 +124,13 @@ class Track:
     def all_ended(self) -> bool:
         """Say whether every task that was spread to the instance has ended."""
         return self.log.ended.issuperset(self.host.tasks)
+
+
+def backlog(tracks: Iterable[Track], lanes: int) -> tuple[int, float]:
+    """Return how many bytes of logs wait to be read, and how many round trips that takes.
+
+    `lanes` requests go side by side on each instance; instances do not wait for each other.
+    """
+    sizes = [(waiting_bytes(track.cursors.values()), track.ratio) for track in tracks]
+    trips = (size / (ratio * ANSWER_BYTES * lanes) for size, ratio in sizes)
+    return sum(size for size, _ in sizes), max(trips, default=0.0)

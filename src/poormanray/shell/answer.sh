@@ -72,8 +72,9 @@ add_log() { # name offset most; a record on stdout; lowers ROOM
     ((LEFT == 0)) || take "$FILE" "$AT" "$LEFT"
 }
 
-body() { # room for events and logs, in bytes; the whole body on stdout
+body() { # room for events and logs, in bytes; the whole body on stdout; sets USED to what they took
     local ROOM=$1 count spec name at most
+    USED=0
     cat "$BOX/facts"
     [[ -n ${JOB_DIR-} && -d $JOB_DIR ]] || return 0
     if [[ -n ${EVENTS_AT-} ]]; then
@@ -88,6 +89,7 @@ body() { # room for events and logs, in bytes; the whole body on stdout
         IFS=: read -r name at most <<<"$spec"
         add_log "$name" "$at" "${most:-0}"
     done
+    USED=$(($1 - ROOM))
 }
 
 answer() { # budget in characters of the envelope; as much as fits, and says when there is more
@@ -100,7 +102,7 @@ answer() { # budget in characters of the envelope; as much as fits, and says whe
         text=$(gzip -c <"$BOX/body" | base64 -w 0)
         length=${#text}
         ((length + 40 <= budget || room == 0)) && break
-        room=$((room * (budget - 40) * 9 / length / 10))
+        room=$((USED * (budget - 40) * 9 / length / 10))
         ((room < 64)) && room=0
     done
     read -r sum _ < <(printf %s "$text" | sha256sum)
