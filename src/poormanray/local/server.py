@@ -17,14 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from waitress.server import create_server
-
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import ACCOUNT, Moto
 from poormanray.local.faults import Faults
 from poormanray.local.fleet import InstanceFleet
 from poormanray.local.front import Front, Services, StartResponse
+from poormanray.local.http_server import make_server
 from poormanray.local.orders import Orders
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command import RunCommand
@@ -37,7 +36,6 @@ from poormanray.local.timers import WallTimers
 LOG = logging.getLogger(__name__)
 
 REGION = "us-east-1"
-THREADS = 32
 CONTACT = "cloud.json"
 
 
@@ -125,16 +123,7 @@ class Cloud:
         """Answer requests until SIGTERM, SIGINT or the stop route; then end everything."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        server = create_server(  # type: ignore[no-untyped-call]  # waitress has no types
-            self._application,
-            sockets=[self._socket],
-            threads=THREADS,
-            ident=None,
-            channel_timeout=300,
-            connection_limit=1000,
-            asyncore_use_poll=True,
-            max_request_body_size=5 * 2**30,
-        )
+        server = make_server(self._application, self._socket)
         serving = threading.Thread(target=server.run, name="cloud-server", daemon=True)
         serving.start()
         while not self._stop.wait(3600):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ SKEW_MAX_S = 300
 EXPIRES_MAX_S = 604_800
 # The largest of theirs is a script of Run Command; only objects of S3 are longer.
 BODY_MAX_BYTES = 8 * 2**20
+# All calls of theirs go to `/`; the rest is the cloud's own.
+_PLAIN_PATH = re.compile(r"/(_pmr/[a-z0-9]+(/[a-z0-9]+)?)?")
 ALGORITHM = "AWS4-HMAC-SHA256"
 TIMESTAMP = "%Y%m%dT%H%M%SZ"
 ADMIN_SERVICE = "pmr"
@@ -154,9 +157,15 @@ class Gate:
     def _judge_head(self, request: HttpRequest, now: datetime | None) -> _Claim:
         if request.headers.get("host", "").lower() not in self._hosts:
             raise Refusal("AccessDenied", "this Host is not served here", status=403)
+        if not request.path.startswith("/") or "#" in request.path + request.query:
+            # The signer would not see all of it.
+            raise Refusal("InvalidURI", "The URI cannot be read", status=400)
         if "origin" in request.headers or "sec-fetch-mode" in request.headers:
             raise Refusal("AccessDenied", "requests of browsers are not served", status=403)
         claim = self._claim(request)
+        if claim.service != "s3" and not _PLAIN_PATH.fullmatch(request.path):
+            # The signature is over the path in its simplest form: `//..` would pass for `/`.
+            raise _refusal(request.protocol, "signature", "This service has no such path")
         protocol = request.protocol
         self._credentials_of(claim, protocol)
         _check_time(claim, protocol, now or datetime.now(UTC))
@@ -220,7 +229,10 @@ def _header_claim(header: str, request: HttpRequest) -> _Claim:
     algorithm, _, rest = header.partition(" ")
     if algorithm != ALGORITHM:
         raise ValueError(algorithm)
-    parts = dict(part.strip().split("=", 1) for part in rest.split(","))
+    words = [part.strip() for part in rest.split(",")]
+    parts = dict(word.split("=", 1) for word in words)
+    if len(words) != len(parts):
+        raise ValueError(rest)  # said twice
     access_key, date, region, service, end = parts["Credential"].split("/")
     signed = parts["SignedHeaders"].split(";")
     if end != "aws4_request" or "host" not in signed:
