@@ -112,7 +112,7 @@ class Follower:
                 self._clock.sleep(max(0.05, soonest_s - self._clock.now_s()))
 
     def _needs_look(self, track: Track) -> bool:
-        if track.gone or track.looking or (track.problem and not track.behind):
+        if track.gone or track.looking:
             return False
         if not track.started or not track.looked or track.behind:
             return True
@@ -320,7 +320,8 @@ class Follower:
             for item in cursor.receive(record, pieces.get(record.name)):
                 yield self._log_event(track.host, item)
             status = track.by_key(record.name)
-            cursor.final = status is not None and status.state.ended
+            ended = status is not None and status.state.ended
+            cursor.final = ended or track.log.runner_lost
         for piece in asked:
             track.cursors[piece.name].asked -= 1
         if raw > LEAST_BYTES:
