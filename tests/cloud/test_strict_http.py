@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -254,3 +255,15 @@ def test_a_presigned_url_expires(make: Callable[..., Client]) -> None:
         return False
 
     until(refused)
+
+
+def test_one_writer_wins(make: Callable[..., Client]) -> None:
+    s3 = make("s3")
+    s3.create_bucket(Bucket="locks")
+
+    def claim(_number: int) -> str:
+        return code_of(lambda: s3.put_object(Bucket="locks", Key="k", Body=b"x", IfNoneMatch="*"))
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = sorted(pool.map(claim, range(16)))
+    assert codes == ["", *["PreconditionFailed"] * 15]

@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 3600  # user guide: the API's default delivery timeout
 PAGE_MAX = 50
+HISTORY_S = 30 * 86_400  # ssm-facts 2.6: commands are remembered for 30 days
 _ECHOED = (
     "OutputS3BucketName",
     "OutputS3KeyPrefix",
@@ -340,7 +341,8 @@ class RunCommand:
         return command
 
     def _visible(self, command: CommandRecord) -> bool:
-        return self._timers.now_s() - command.sent_at_s >= self._settings.visibility_s
+        age_s = self._timers.now_s() - command.sent_at_s
+        return self._settings.visibility_s <= age_s < HISTORY_S
 
     def _asked(self, request: Request) -> list[CommandRecord]:
         command_id = request.get("CommandId")
