@@ -257,6 +257,13 @@ def test_a_presigned_url_expires(make: Callable[..., Client]) -> None:
     until(refused)
 
 
+def test_an_empty_object_can_be_put(make: Callable[..., Client]) -> None:
+    s3 = make("s3")
+    s3.create_bucket(Bucket="empty")
+    s3.put_object(Bucket="empty", Key="k", Body=b"")
+    assert s3.head_object(Bucket="empty", Key="k")["ContentLength"] == 0
+
+
 def test_one_writer_wins(make: Callable[..., Client]) -> None:
     s3 = make("s3")
     s3.create_bucket(Bucket="locks")

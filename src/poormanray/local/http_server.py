@@ -26,6 +26,9 @@ class _Parser(HTTPRequestParser):
             super().parse_header(header_plus)  # type: ignore[no-untyped-call]  # waitress has no types
         except ValueError as problem:
             raise ParsingError(f"Content-Length is invalid: {problem}") from problem
+        if not self.chunked and not self.content_length:
+            # After `100 Continue` waitress waits for a body, also where none is to come.
+            self.expect_continue = False
 
 
 class _Channel(HTTPChannel):
