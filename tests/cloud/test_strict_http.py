@@ -87,8 +87,21 @@ def code_of(call: Callable[[], object]) -> str:
 
 
 def launch(ec2: Client, image: Image, most: int = 1, **options: object) -> list[str]:
+    """Return the ids of new instances; wait while launches are throttled."""
+    from botocore.exceptions import ClientError
+
     words = {"ImageId": image, "InstanceType": "t3.micro", "MinCount": 1, **options}
-    return [one["InstanceId"] for one in ec2.run_instances(MaxCount=most, **words)["Instances"]]
+
+    def once() -> list[str] | None:
+        try:
+            made = ec2.run_instances(MaxCount=most, **words)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "RequestLimitExceeded":
+                return None
+            raise
+        return [one["InstanceId"] for one in made["Instances"]]
+
+    return poll(once, clock=CLOCK, timeout_s=20, first_s=0.2, longest_s=0.2) or []
 
 
 def shown(ec2: Client, **words: object) -> list[dict[str, Any]]:
@@ -120,10 +133,17 @@ def test_new_instances_are_unknown_and_their_tags_late(ec2: Client, image: Image
 
 def test_capacity_is_partial_then_none(ec2: Client, image: Image) -> None:
     ids = launch(ec2, image, most=4)
+    assert code_of(lambda: launch(ec2, image, MinCount=2)) == "InvalidParameterValue"
     assert code_of(lambda: launch(ec2, image, most=3, MinCount=3)) == "InsufficientInstanceCapacity"
     more = launch(ec2, image, most=5)
     assert (len(ids), len(more)) == (4, 2)
     assert code_of(lambda: launch(ec2, image)) == "InsufficientInstanceCapacity"
+    # What is stopped leaves its room to others.
+    until(lambda: not code_of(lambda: ec2.stop_instances(InstanceIds=ids[:1])))
+    until(lambda: not code_of(lambda: more.extend(launch(ec2, image))))
+    assert code_of(lambda: ec2.start_instances(InstanceIds=ids[:1])) == (
+        "InsufficientInstanceCapacity"
+    )
     end(ec2, [*ids, *more])
 
 
@@ -134,6 +154,10 @@ def test_spot_requests_stops_and_reclaims(ec2: Client, image: Image, strict: Pmr
         "SpotOptions": {"SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "stop"},
     }
     kept = launch(ec2, image, InstanceMarketOptions=lasting)
+    wrong = {"SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "terminate"}
+    market = {"MarketType": "spot", "SpotOptions": wrong}
+    code = code_of(lambda: launch(ec2, image, InstanceMarketOptions=market))
+    assert code == "InvalidParameterCombination"
     until(lambda: len(shown(ec2, Filters=[{"Name": "instance-lifecycle", "Values": ["spot"]}])) > 1)
 
     def asked() -> dict[str, Any]:
@@ -167,11 +191,10 @@ def test_five_calls_a_second_of_each_operation(make: Callable[..., Client]) -> N
     until(lambda: code_of(ssm.list_commands) == "")
 
 
-def test_launches_have_the_smallest_bucket(make: Callable[..., Client], image: Image) -> None:
-    ec2 = make("ec2")
-    until(lambda: not code_of(lambda: ec2.describe_instances(MaxResults=5)))
-    dry = [code_of(lambda: launch(ec2, image, InstanceType="t3.none")) for _ in range(7)]
-    assert "RequestLimitExceeded" in dry
+def test_launches_have_the_smallest_bucket(ec2: Client, image: Image) -> None:
+    words = {"ImageId": image, "InstanceType": "t3.none", "MinCount": 1, "MaxCount": 1}
+    codes = [code_of(lambda: ec2.run_instances(**words)) for _ in range(7)]
+    assert "RequestLimitExceeded" in codes
 
 
 @pytest.mark.parametrize(
@@ -184,6 +207,23 @@ def test_launches_have_the_smallest_bucket(make: Callable[..., Client], image: I
 )
 def test_what_describe_instances_refuses(ec2: Client, words: dict[str, Any], code: str) -> None:
     assert code_of(lambda: ec2.describe_instances(**words)) == code
+
+
+def test_groups_of_interfaces_are_those_of_the_instance(ec2: Client, image: Image) -> None:
+    subnet = ec2.describe_subnets()["Subnets"][0]
+    here = [{"Name": "vpc-id", "Values": [subnet["VpcId"]]}]
+    group = ec2.describe_security_groups(Filters=here)["SecurityGroups"][0]["GroupId"]
+    interface = {"DeviceIndex": 0, "SubnetId": subnet["SubnetId"], "Groups": [group]}
+    ids = launch(ec2, image, NetworkInterfaces=[interface])
+    until(lambda: not code_of(lambda: ec2.describe_instances(InstanceIds=ids)))
+    assert [one["GroupId"] for one in shown(ec2, InstanceIds=ids)[0]["SecurityGroups"]] == [group]
+    end(ec2, ids)
+
+
+def test_too_many_ids_in_one_call(ec2: Client) -> None:
+    many = [f"i-{number:017x}" for number in range(101)]
+    code = code_of(lambda: ec2.describe_instance_status(InstanceIds=many))
+    assert code == "InvalidParameterValue"
 
 
 def test_tags_are_not_for_unknown_instances(ec2: Client) -> None:
@@ -205,13 +245,9 @@ def test_a_trust_policy_must_be_one(make: Callable[..., Client]) -> None:
         assert code == "MalformedPolicyDocument"
 
 
-def test_user_data_is_16_kb_at_most(make: Callable[..., Client], image: Image) -> None:
-    ec2 = make("ec2")
-    until(
-        lambda: (
-            code_of(lambda: launch(ec2, image, UserData="x" * 16_385)) == "InvalidParameterValue"
-        )
-    )
+def test_user_data_is_16_kb_at_most(ec2: Client, image: Image) -> None:
+    code = code_of(lambda: launch(ec2, image, UserData="x" * 16_385))
+    assert code == "InvalidParameterValue"
 
 
 def test_session_credentials_work_and_expire(make: Callable[..., Client]) -> None:

@@ -111,7 +111,7 @@ class Agent:
         self._lock = threading.Lock()
         self._life = 0  # grows with every power on and off; what belongs to an older one is void
         self._attempt = 0  # grows with every start and stop; an older registration is void
-        self._stopped = False  # by `systemctl stop`: scripts go on without the agent
+        self._resend_s = 0.0
         self._seen: set[str] = set()
         self._running: dict[str, Task] = {}
         self._waiting: deque[Task] = deque()
@@ -150,30 +150,36 @@ class Agent:
         """
         with self._lock:
             self._leave(silently=True)
-            self._stopped = True
 
-    def start(self, after_s: float) -> None:
-        """Start the agent again; it is online after `after_s`, if its role allows it."""
-        self._begin(after_s)
-
-    def _begin(self, after_s: float) -> None:
+    def lose_channel(self) -> None:
+        """Lose the way to the service; commands go on, and those that wait run."""
         with self._lock:
-            self._stopped = False
+            self._go_silent()
+
+    def start(self, after_s: float, *, resend_s: float = 0.0) -> None:
+        """Come online after `after_s`, if the role allows it; then send what could not be sent."""
+        self._begin(after_s, resend_s)
+
+    def _begin(self, after_s: float, resend_s: float = 0.0) -> None:
+        with self._lock:
+            self._resend_s = resend_s
             self._attempt += 1
             attempt = self._attempt
         self._timers.after(after_s, lambda: self._register(attempt, CREDENTIAL_WAIT_S))
 
     def _leave(self, *, silently: bool) -> None:
         """Go offline; the lock is held."""
-        self._attempt += 1
+        self._go_silent()
         if not silently:
             self.silent_since_s = None
-        elif self.online_since_s is not None:
-            self.silent_since_s = self._timers.now_s()
-        self.online_since_s = None
-        self._stopped = False
         self._left_to_run.extend(self._waiting)
         self._waiting.clear()
+
+    def _go_silent(self) -> None:
+        self._attempt += 1
+        if self.online_since_s is not None:
+            self.silent_since_s = self._timers.now_s()
+        self.online_since_s = None
 
     def _register(self, attempt: int, next_wait_s: float) -> None:
         if attempt != self._attempt:
@@ -192,7 +198,7 @@ class Agent:
             to_report, self._left_to_report = self._left_to_report, []
             unsent, self._unsent = self._unsent, []
         for reply in unsent:
-            self._send(reply)
+            self._timers.after(self._resend_s, partial(self._send, reply))
         for task in to_run:
             self._accept(task)
         for task in to_report:

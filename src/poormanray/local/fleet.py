@@ -17,6 +17,9 @@ from poormanray.local.timers import Action, Timers
 LOG = logging.getLogger(__name__)
 
 AGENT_VERSION = "3.3.987.0"
+SYSTEMD_RESTART_S = 90.0  # Source: the agent's unit file: Restart=always, RestartSec=90
+# Source: agent-facts 6 (measured): reconnects after 10 s; stored results by a 5-minute job.
+RECONNECT_S, RESEND_S = 10.0, 288.0
 PING_EVERY_S = 300.0  # Source: ssm-facts 4.1: a heartbeat every 5 minutes
 
 
@@ -151,6 +154,20 @@ class InstanceFleet:
         if member is not None and member.powered:
             member.agent.stop()
             member.agent.start(self._settings.agent_restart_s)
+
+    def kill_agent(self, instance_id: str) -> None:
+        """Let an agent be stopped for want of memory; systemd starts it again 90 s later."""
+        member = self._member(instance_id)
+        if member is not None and member.powered:
+            member.agent.stop()
+            member.agent.start(SYSTEMD_RESTART_S)
+
+    def cut_off(self, instance_id: str, for_s: float) -> None:
+        """Let an instance lose its way to the service for some time (cloud seconds)."""
+        member = self._member(instance_id)
+        if member is not None and member.powered:
+            member.agent.lose_channel()
+            member.agent.start(for_s + RECONNECT_S, resend_s=RESEND_S)
 
     def hibernate_agent(self, instance_id: str) -> None:
         """Let an agent sleep as without credentials: it asks again 5 minutes later."""

@@ -197,3 +197,32 @@ def test_the_same_command_id_never_runs_twice() -> None:
     answers = [world.fleet.deliver(ids[0], order) for _ in range(2)]
     assert answers == [Delivery.ACCEPTED] * 2
     assert len(world.machines.scripts) == 1
+
+
+def test_an_agent_killed_for_memory_is_back_after_90_s() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    world.fleet.kill_agent(ids[0])
+    world.end()
+    world.timers.pass_s(88)
+    assert world.status(command_id, ids[0])[0] == "InProgress"
+    world.timers.pass_s(2)
+    assert world.status(command_id, ids[0])[0] == "Success"
+
+
+def test_after_a_lost_channel_results_come_minutes_late() -> None:
+    world = World()
+    ids = world.boot()
+    sent = [world.sent(ids) for _ in range(6)]
+    world.fleet.cut_off(ids[0], 20)
+    world.end(which=0)
+    assert world.machines.scripts[-1].command_id == sent[5]  # the agent itself goes on
+    assert world.status(world.sent(ids), ids[0])[0] == "Delayed"
+    world.timers.pass_s(35)
+    ping_now = ping(world)
+    assert (ping_now, world.status(sent[0], ids[0])[0]) == ("Online", "InProgress")
+    world.end(which=1)  # what ends later is told at once
+    assert world.status(sent[1], ids[0])[0] == "Success"
+    world.timers.pass_s(288)
+    assert world.status(sent[0], ids[0])[0] == "Success"
