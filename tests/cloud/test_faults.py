@@ -155,6 +155,26 @@ def test_frozen_and_thawed(pmr: Pmr, order: Callable[..., Any]) -> None:
     assert pmr("run", "-n", CLUSTER, "--", "true").returncode == 0
 
 
+def test_a_full_disk_is_told_and_outlives_a_reboot(pmr: Pmr, order: Callable[..., Any]) -> None:
+    if pmr.json("local", "status")["isolation"] != "namespaces":
+        pytest.skip("plain processes write to the machine's own disk")
+    name = max(hosts(pmr))
+    one = ("-n", CLUSTER, "-i", hosts(pmr)[name]["instance_id"])
+    order("disk-full", "--instance", name)
+    refused = pmr("run", *one, "--", "true", check=False)
+    assert refused.returncode == 4
+    assert "disk" in refused.stderr
+    order("disk-full", "--instance", name, "--free", "256k")
+    cut = pmr("run", *one, "--", "sh", "-c", "seq 200000 || exit 9", check=False)
+    assert cut.returncode != 0, cut.stderr
+    order("disk-free", "--instance", name)
+    before = pmr.json("jobs", "-n", CLUSTER)
+    assert before
+    order("instance-reboot", "--instance", name)
+    until(lambda: pmr("run", *one, "--", "true", check=False).returncode == 0)
+    assert len(pmr.json("jobs", "-n", CLUSTER)) > len(before)
+
+
 def test_agents_stop_and_start(
     pmr: Pmr, once: Callable[[str], Any], order: Callable[..., Any]
 ) -> None:

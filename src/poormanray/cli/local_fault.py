@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from poormanray.cli.local_daemon import ask
+from poormanray.cli.options import SIZE
 from poormanray.cli.output import Output
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -30,6 +31,8 @@ KINDS = {
     "instance-thaw": "they go on",
     "instance-reboot": "it reboots",
     "instance-reclaim": "it is terminated after a spot notice of SECONDS (120)",
+    "disk-full": "the disk of its jobs has FREE bytes left; no job may be running",
+    "disk-free": "it has room again",
     "runner-kill": "its job runners are killed (SIGKILL)",
     "screen-kill": "the screens of its job runners are killed (SIGKILL)",
 }
@@ -73,6 +76,7 @@ def fault() -> None:
     help="Only this instance (* stands for any), or requests that name it.",
 )
 @click.option("--seconds", type=float, help="How late, how far off, or how long.")
+@click.option("--free", type=SIZE, help="What disk-full leaves (0).")
 @click.option("--seed", type=int, help="The same draws for the same seed.")
 @_json_option
 def add(kind: str, json: bool, **words: object) -> None:  # noqa: FBT001 (a flag)

@@ -39,6 +39,9 @@ class Machine(Protocol):
     def launch(self, errand: Errand, outputs: tuple[int, int]) -> Launched:
         """Start a script inside, as root."""
 
+    def limit_disk(self, free: int) -> None:
+        """Leave `free` bytes on the instance's disk (-1: no limit); raises OSError."""
+
     def pids(self) -> list[int]:
         """Return the instance's processes, as this machine numbers them."""
 
@@ -189,6 +192,23 @@ class Host:
         found = inside.screens(pids) if screens else inside.runners(pids)
         inside.signal_all(found, signal.SIGKILL)
         return len(found)
+
+    def limit_disk(self, instance_id: str, free: int) -> None:
+        """Leave `free` bytes on the disk that jobs are kept on (-1: no limit).
+
+        Raises:
+            OSError: job runners are at work there, or the machine does not allow it.
+        """
+        with self._lock:
+            instance = self._instances.get(instance_id)
+        if instance is None:
+            raise OSError(f"no instance {instance_id}")
+        if inside.runners(self._pids(instance_id)):
+            raise OSError(f"jobs run on {instance_id}: their disk cannot be changed under them")
+        with instance.lock:
+            if instance.machine is None:
+                raise OSError(f"{instance_id} is not running")
+            instance.machine.limit_disk(free)
 
     def _pids(self, instance_id: str) -> list[int]:
         with self._lock:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from poormanray.local.executions import Errand
-from poormanray.local.folder import InstanceFolder, Owner
+from poormanray.local.folder import InstanceFolder, Owner, remove_tree
 from poormanray.local.inside import in_namespace_of
 from poormanray.local.nest import KEPT_CAPABILITIES
 from poormanray.local.standins import NAMES, REPLACED
@@ -71,6 +71,7 @@ class Nested:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._first = -1
         self._first_fd = -1
+        self._disk = -1  # /var/lib/pmr where it is in memory: what holds it beyond the end
 
     def boot(self, plan: dict[str, object]) -> None:
         """Start the instance's first process.
@@ -112,21 +113,15 @@ class Nested:
 
     def launch(self, errand: Errand, outputs: tuple[int, int]) -> Entered:
         """Start a script inside, as root."""
-        keeper = self._keeper
-        if keeper is None:
+        if self._keeper is None:
             raise OSError(f"{self._folder.instance_id} is not running")
+        enter = self._enter()
         kept = ",".join(f"+{name}" for name in KEPT_CAPABILITIES)
-        enter = [tool("nsenter")]
-        enter += ["--preserve-credentials"] if self._folder.owner.count == 1 else []
-        outer, inner = f"/proc/{keeper.pid}/ns", f"/proc/{self._first}/ns"
-        # Only from the outer user namespace, which owns the others, is the inner one entered.
-        outside = [f"--user={outer}/user", *(f"--{n}={inner}/{n}" for n in ("pid", "uts", "ipc"))]
-        inside = [f"--user={inner}/user", f"--mount={inner}/mnt"]
         confine = [tool("setpriv"), f"--bounding-set=-all,{kept}", "--inh-caps=-all"]
         run = ["/bin/sh", "-c", ENTER, errand.working_directory, f"/{errand.script}"]
         return Entered(
             subprocess.Popen(
-                [*enter, *outside, *enter, *inside, *confine, *run],
+                [*enter, *confine, *run],
                 stdin=subprocess.DEVNULL,
                 stdout=outputs[0],
                 stderr=outputs[1],
@@ -135,6 +130,53 @@ class Nested:
                 process_group=0,
             )
         )
+
+    def limit_disk(self, free: int) -> None:
+        """Leave `free` bytes on the disk under /var/lib/pmr (-1: no limit).
+
+        What has a file open there keeps writing to the disk as it was, if it had no limit yet.
+
+        Raises:
+            OSError: the instance is not running, or the kernel does not allow it.
+        """
+        if self._keeper is None:
+            raise OSError(f"{self._folder.instance_id} is not running")
+        python = str(Path(sys.base_prefix, "bin", "python3").resolve())
+        source = Path(__file__).with_name("fill.py").read_text()
+        enter = [*self._enter(), python, "-I", "-S", "-c", source, str(free)]
+        ended = subprocess.run(enter, capture_output=True, env={}, cwd="/", check=False)
+        if ended.returncode != 0:
+            raise OSError(ended.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+        if self._disk < 0:
+            at = f"/proc/{self._first}/root/var/lib/pmr"
+            self._disk = os.open(at, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _save_disk(self) -> None:
+        """Bring what lay in memory back to the folder. Nothing of the instance may be running."""
+        kept = self._folder.path / "var" / "lib" / "pmr"
+        for path in kept.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            else:
+                path.unlink()
+        subprocess.run(
+            [tool("cp"), "-a", f"/proc/self/fd/{self._disk}/.", str(kept)],
+            pass_fds=[self._disk],
+            check=True,
+        )
+        os.close(self._disk)
+        self._disk = -1
+
+    def _enter(self) -> list[str]:
+        """Return the words that run a program inside, as root with all rights of the inside."""
+        assert self._keeper is not None  # noqa: S101 (asked before)
+        enter = [tool("nsenter")]
+        enter += ["--preserve-credentials"] if self._folder.owner.count == 1 else []
+        outer, inner = f"/proc/{self._keeper.pid}/ns", f"/proc/{self._first}/ns"
+        # Only from the outer user namespace, which owns the others, is the inner one entered.
+        outside = [f"--user={outer}/user", *(f"--{n}={inner}/{n}" for n in ("pid", "uts", "ipc"))]
+        inside = [f"--user={inner}/user", f"--mount={inner}/mnt"]
+        return [*enter, *outside, *enter, *inside]
 
     def pids(self) -> list[int]:
         """Return the instance's processes, as the machine numbers them."""
@@ -155,6 +197,8 @@ class Nested:
                 pipe.close()
         keeper.kill()
         keeper.wait()
+        if self._disk >= 0:
+            self._save_disk()
 
 
 class Entered:

@@ -12,7 +12,14 @@ from poormanray.local.faults import Faults, Rule
 from poormanray.local.refusals import Refusal
 from poormanray.local.timers import Action, Timers
 
-_NUMBERS = {"probability": float, "count": int, "after": int, "seconds": float, "seed": int}
+_NUMBERS = {
+    "free": int,
+    "probability": float,
+    "count": int,
+    "after": int,
+    "seconds": float,
+    "seed": int,
+}
 
 
 class Agents(Protocol):
@@ -70,6 +77,10 @@ class Machines(Protocol):
         """Kill the job runners, or the screens that they are in; return how many."""
         ...
 
+    def limit_disk(self, instance_id: str, free: int) -> None:
+        """Leave so many bytes on its disk (-1: no limit); raises OSError."""
+        ...
+
 
 class Orders:
     """Takes orders: rules for requests stand, faults of instances happen at once."""
@@ -98,6 +109,8 @@ class Orders:
             "instance-reclaim": self._reclaim,
             "instance-freeze": self._freeze,
             "instance-thaw": self._thaw,
+            "disk-full": lambda one, free: self._limit_disk(one, int(free or 0)),
+            "disk-free": lambda one, _seconds: self._limit_disk(one, -1),
             "runner-kill": lambda one, _seconds: machines.kill_runners(one, screens=False),
             "screen-kill": lambda one, _seconds: machines.kill_runners(one, screens=True),
         }
@@ -128,6 +141,8 @@ class Orders:
             raise Refusal("NotFound", f"there is no instance {named}", status=404)
         seed = order.get("seed", secrets.randbelow(2**31))
         if kind in faults.REQUEST_KINDS:
+            if "free" in order:
+                raise Refusal("ValidationError", f"{kind} takes no free")
             fields = {name: order[name] for name in order.keys() - {"instance", "seed"}}
             rule = Rule(**fields, instance_ids=tuple(ids), seed=seed)
             return {"id": self._rules.add(rule), "kind": kind, "seed": seed}
@@ -135,13 +150,14 @@ class Orders:
         if strike is None:
             known = ", ".join((*faults.REQUEST_KINDS, *self._kinds))
             raise Refusal("ValidationError", f"{kind!r} is no kind of fault: {known}")
-        wrong = sorted(order.keys() & {"operation", "probability", "after"})
+        measure = "free" if kind == "disk-full" else "seconds"
+        wrong = sorted(order.keys() - {"kind", "instance", "count", "seed", measure})
         if wrong:
             text = f"{kind} happens at once and takes no {' or '.join(wrong)}"
             raise Refusal("ValidationError", text)
         if not ids:
             ids = _drawn(self._instances.named("*"), order.get("count", 1), seed)
-        struck = {one: strike(one, order.get("seconds")) for one in ids}
+        struck = {one: strike(one, order.get(measure)) for one in ids}
         return {"kind": kind, "seed": seed, "instances": struck}
 
     def _agent_stop(self, instance_id: str, seconds: float | None) -> int:
@@ -168,6 +184,13 @@ class Orders:
         count = self._machines.thaw(instance_id)
         self._agents.start_agent(instance_id)
         return count
+
+    def _limit_disk(self, instance_id: str, free: int) -> int:
+        try:
+            self._machines.limit_disk(instance_id, free)
+        except OSError as problem:
+            raise Refusal("ValidationError", str(problem)) from problem
+        return 1
 
     def _later(self, seconds: float | None, action: Action) -> None:
         if seconds is not None:
@@ -212,6 +235,6 @@ def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
         raise Refusal("ValidationError", "seconds must not be negative")
     if not 0 <= order.get("probability", 1) <= 1:
         raise Refusal("ValidationError", "a probability is between 0 and 1")
-    if order.get("count", 1) < 1 or order.get("after", 0) < 0:
-        raise Refusal("ValidationError", "count must be at least 1, and after at least 0")
+    if order.get("count", 1) < 1 or order.get("after", 0) < 0 or order.get("free", 0) < 0:
+        raise Refusal("ValidationError", "count is at least 1, after and free at least 0")
     return order

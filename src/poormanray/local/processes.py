@@ -89,6 +89,12 @@ class Supervised:
         with contextlib.suppress(OSError):
             self._send({"kill": run_id}, [])
 
+    def limit_disk(self, free: int) -> None:
+        """Raise OSError: plain processes write to the machine's own disk."""
+        raise OSError(
+            f"a disk with {free} bytes free needs namespaces, which are not to be had here"
+        )
+
     def pids(self) -> list[int]:
         """Return the instance's processes."""
         return with_variable(MARKER, str(self._folder.path))

@@ -56,6 +56,11 @@ class Recorder:
         self.done.append(("thaw", instance_id))
         return 4
 
+    def limit_disk(self, instance_id: str, free: int) -> None:
+        if instance_id == "i-5":
+            raise OSError("jobs run")
+        self.done.append(("limit_disk", instance_id, free))
+
     def kill_runners(self, instance_id: str, *, screens: bool) -> int:
         self.done.append(("kill_runners", instance_id, screens))
         return 1
@@ -182,6 +187,10 @@ def test_list_and_clear() -> None:
         {"kind": "slow"},
         {"kind": "runner-kill", "probability": 0.5},
         {"kind": "runner-kill", "instance": "i-99"},
+        {"kind": "runner-kill", "free": 1},
+        {"kind": "throttle", "free": 1},
+        {"kind": "disk-full", "seconds": 5},
+        {"kind": "disk-full", "instance": "i-5"},
     ],
 )
 def test_orders_that_make_no_sense(words: dict[str, object]) -> None:
@@ -209,6 +218,8 @@ def test_faults_of_instances_happen_at_once() -> None:
         *[("thaw", one), ("start_agent", one)],
         ("reboot", one),
         ("reclaim", one, None),
+        ("limit_disk", one, 0),
+        ("limit_disk", one, -1),
         ("kill_runners", one, False),
         ("kill_runners", one, True),
     ]
@@ -242,7 +253,7 @@ def test_each_protocol_has_its_own_words() -> None:
 def test_the_command_knows_every_kind() -> None:
     desk = Desk()
     for kind in KINDS:
-        desk.add(kind, seconds=1)
+        desk.add(kind, instance="i-1", **({} if kind == "disk-full" else {"seconds": 1}))
     assert set(faults.REQUEST_KINDS) <= KINDS.keys()
     with pytest.raises(Refusal) as caught:
         desk.add("bogus")
