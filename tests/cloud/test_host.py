@@ -45,6 +45,7 @@ def test_environment_of_the_cloud_is_not_inherited(
         ("exit 137", 137),
         ("false | true", 0),
         ("no-such-command", 127),
+        ("#!/no/such/interpreter", 127),
         ("kill -9 $$", 137),
         ("kill -TERM $$", 143),
     ],

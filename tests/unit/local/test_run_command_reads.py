@@ -100,3 +100,13 @@ def test_both_kinds_of_filters_exclude_each_other() -> None:
     assert code_of(world, "DescribeInstanceInformation", both) == "ValidationException"
     unknown: dict[str, object] = {"Filters": [{"Key": "Colour", "Values": ["red"]}]}
     assert code_of(world, "DescribeInstanceInformation", unknown) == "InvalidFilterKey"
+
+
+def test_times_that_are_not_given() -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    command = world.service.call("ListCommands", {"CommandId": command_id})["Commands"][0]
+    assert command["TimeoutSeconds"] == 3_600
+    assert command["ExpiresAfter"] == pytest.approx(command["RequestedDateTime"] + 7_200)
+    assert world.machines.scripts[0].timeout_s == 3_600
