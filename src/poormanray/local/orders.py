@@ -41,6 +41,18 @@ class Agents(Protocol):
         """Let one sleep."""
         ...
 
+    def kill_agent(self, instance_id: str) -> None:
+        """Kill one; systemd starts it again."""
+        ...
+
+    def cut_off(self, instance_id: str, for_s: float) -> None:
+        """Take its way to the service from one."""
+        ...
+
+    def crash(self, instance_id: str) -> None:
+        """Cut an instance's power without a word."""
+        ...
+
 
 class Instances(Protocol):
     """The instances as EC2 has them."""
@@ -103,6 +115,9 @@ class Orders:
             "agent-start": _always(agents.start_agent),
             "agent-restart": _always(agents.restart_agent),
             "agent-hibernate": _always(agents.hibernate_agent),
+            "agent-kill": _always(agents.kill_agent),
+            "agent-cut-off": self._cut_off,
+            "instance-crash": _always(agents.crash),
             "instance-terminate": self._ender("terminate", "Server.InternalError"),
             "instance-stop": self._ender("stop", "Server.ScheduledStop"),
             "instance-reboot": _always(lambda one: instances.reboot([one])),
@@ -163,6 +178,10 @@ class Orders:
     def _agent_stop(self, instance_id: str, seconds: float | None) -> int:
         self._agents.stop_agent(instance_id)
         self._later(seconds, lambda: self._agents.start_agent(instance_id))
+        return 1
+
+    def _cut_off(self, instance_id: str, seconds: float | None) -> int:
+        self._agents.cut_off(instance_id, seconds or 0.0)
         return 1
 
     def _ender(self, how: str, code: str) -> Callable[[str, float | None], int]:

@@ -48,6 +48,15 @@ class Recorder:
     def hibernate_agent(self, instance_id: str) -> None:
         self.done.append(("hibernate_agent", instance_id))
 
+    def kill_agent(self, instance_id: str) -> None:
+        self.done.append(("kill_agent", instance_id))
+
+    def cut_off(self, instance_id: str, for_s: float) -> None:
+        self.done.append(("cut_off", instance_id, for_s))
+
+    def crash(self, instance_id: str) -> None:
+        self.done.append(("crash", instance_id))
+
     def freeze(self, instance_id: str) -> int:
         self.done.append(("freeze", instance_id))
         return 4
@@ -212,6 +221,9 @@ def test_faults_of_instances_happen_at_once() -> None:
         ("start_agent", one),
         ("restart_agent", one),
         ("hibernate_agent", one),
+        ("kill_agent", one),
+        ("cut_off", one, 0.0),
+        ("crash", one),
         ("terminate", one, "Server.InternalError"),
         ("stop", one, "Server.ScheduledStop"),
         *[("stop_agent", one), ("freeze", one)],
