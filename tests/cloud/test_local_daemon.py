@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cloud.conftest import Pmr
+from tests.cloud.conftest import PMR, Pmr
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_env_serves_other_clients(own: Pmr) -> None:
             "/bin/sh",
             "-c",
             shell,
-            shutil.which("pmr") or sys.executable.replace("python", "pmr"),
+            PMR,
             sys.executable,
         ],
         env=own.environment(),
