@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Final, SupportsIndex
 
+from hypothesis import settings
+
 _real_sleep: Final = time.sleep  # noqa: TID251 (what the guard calls when sleeping is allowed)
 
 
@@ -25,3 +27,7 @@ class SleepGuard:
 
 sleep_guard: Final = SleepGuard()
 time.sleep = sleep_guard  # noqa: TID251 (for the whole session)
+
+# A busy machine is slow: that is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")

@@ -139,7 +139,7 @@ def wait_ready(
             clock=aws.clock,
             timeout_s=timeout_s,
             until=lambda now: all(one.state in _HOPELESS for one, _ in now.left_out),
-            longest_s=8.0,
+            longest_s=4.0,
         )
     except TimeoutError:
         return last

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -325,8 +326,10 @@ def test_events_of_many_slots_stay_whole(machine: Machine) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_a_task_of_another_user_cannot_write_the_ledger(machine: Machine) -> None:
-    for folder in (machine.folder, *machine.folder.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o111)
+    ours = Path(tempfile.gettempdir())
+    for folder in (machine.folder, *machine.folder.parents):
+        if ours in folder.parents:
+            folder.chmod(folder.stat().st_mode | 0o111)
     ledger = f"{machine.root}/jobs/$PMR_JOB_ID"
     job = made(
         f"id -un; echo 'E 1 0 1 0 exit' >>{ledger}/events; ls {ledger}; ls {ledger}/logs; "
