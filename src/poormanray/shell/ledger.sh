@@ -136,7 +136,8 @@ processes_of() { # task.attempt or "" for the whole job; sets PIDS
         pid=${proc#/proc/}
         [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 ]] && continue
         session_of "$pid" || continue
-        if [[ $SESSION == "$leader" ]] || carries "$pid" "$mark"; then
+        if [[ $SESSION == "$leader" ]] ||
+            { carries "$pid" "$mark" && carries "$pid" "PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}"; }; then
             [[ -n $SESSION ]] && PIDS+=("$pid")
         elif [[ -n $key ]]; then
             # A daemon that dropped its environment still stands in the folder or holds the log.
@@ -218,7 +219,10 @@ end_slots() { # a slot that outlived its runner would start further tasks
     local proc pid
     for proc in /proc/[0-9]*; do
         pid=${proc#/proc/}
-        carries "$pid" "PMR_RUNNER=$JOB" && kill -s KILL "$pid" 2>/dev/null
+        # A local cloud without namespaces shows the runners of its other instances too.
+        carries "$pid" "PMR_RUNNER=$JOB" &&
+            carries "$pid" "AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}" &&
+            kill -s KILL "$pid" 2>/dev/null
     done
     return 0
 }
