@@ -45,13 +45,13 @@ def local() -> None:
     help="How many times faster the cloud's clock goes.",
 )
 @click.option(
-    "--set", "words", multiple=True, metavar="NAME=SECONDS", help="Change a delay; repeatable."
+    "--set", "words", multiple=True, metavar="NAME=NUMBER", help="Change a setting; repeatable."
 )
 @_json_option
 def up(port: int, time_scale: float | None, words: tuple[str, ...], json: bool) -> None:  # noqa: FBT001 (a flag)
     """Start the local cloud.
 
-    `pmr local status --json` names the delays that --set changes, such as delivery_s.
+    `pmr local status --json` names the settings that --set changes, such as delivery_s.
     """
     out = Output(json=json)
     wanted = [*words, *([f"time_scale={time_scale}"] if time_scale else [])]
@@ -152,7 +152,7 @@ def _check(words: list[str]) -> None:
         except ValueError:
             good = False
         if not good:
-            raise UsageProblem(f"{word!r} is not NAME=SECONDS", "pmr local up --help")
+            raise UsageProblem(f"{word!r} is not NAME=NUMBER", "pmr local up --help")
 
 
 def _same(contact: Contact, port: int, words: list[str]) -> None:
