@@ -79,6 +79,13 @@ class NoCapacity(AwsRefused):
     """EC2 has no room for this many instances of this type in this zone now."""
 
 
+class InstanceUnseen(AwsRefused):
+    """EC2 does not know an instance (yet); right after a launch that passes.
+
+    Source: EC2's eventual consistency; the error InvalidInstanceID.NotFound.
+    """
+
+
 class ProfileUnseen(AwsRefused):
     """EC2 does not see the instance profile (yet); IAM takes a while to tell it.
 

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poormanray.errors import AwsRefused, NoAnswer, NoCapacity, ProfileUnseen, UsageProblem
+from poormanray.errors import (
+    AwsRefused,
+    InstanceUnseen,
+    NoAnswer,
+    NoCapacity,
+    ProfileUnseen,
+    UsageProblem,
+)
 from poormanray.model import Image, Instance, LaunchRequest, LaunchSpec, Profile, Subnet, numbered
 from poormanray.waiting import poll
 
@@ -20,6 +27,7 @@ WAVE = 500
 # IAM tells EC2 of a new profile within seconds as a rule, but minutes have been seen.
 _NEW_PROFILE_S = 300.0
 _OLD_PROFILE_S = 20.0
+# EC2 tells a new instance to all of itself within seconds as a rule.
 _SHOWN_S = 60.0
 
 
@@ -185,16 +193,39 @@ def _launch_once(aws: Aws, request: LaunchRequest) -> list[Instance]:
             f"EC2 does not see the instance profile {request.profile.name}",
             "check --instance-profile; a new one is seen after some minutes",
         ) from error
-    except NoAnswer:
-        # Whether it launched is not known; its token is on whatever did.
-        there = [
-            one
-            for one in aws.ec2().instances(request.spec.cluster)
-            if one.launch_token == request.token
-        ]
-        if not there:
-            raise
-        return there
+    except NoAnswer as unanswered:
+        # Whether it launched is not known; its token is on whatever did, once EC2 shows the tags.
+        try:
+            return poll(
+                lambda: [
+                    one
+                    for one in aws.ec2().instances(request.spec.cluster)
+                    if one.launch_token == request.token
+                ],
+                clock=aws.clock,
+                timeout_s=_SHOWN_S,
+                longest_s=5.0,
+            )
+        except TimeoutError:
+            raise unanswered from None
+
+
+def _name(aws: Aws, instance: Instance) -> None:
+    """Write one Name tag, as soon as EC2 knows the instance."""
+    try:
+        poll(
+            lambda: aws.ec2().name(instance),
+            clock=aws.clock,
+            timeout_s=_SHOWN_S,
+            until=lambda _: True,
+            longest_s=5.0,
+            retry_on=(InstanceUnseen,),
+        )
+    except TimeoutError as error:
+        raise AwsRefused(
+            f"EC2 does not know {instance.instance_id}, which it has launched; it has no name yet",
+            f"pmr create -n {instance.cluster} names it when it adds instances",
+        ) from error
 
 
 def _named(aws: Aws, cluster: str, there: Sequence[Instance]) -> list[Instance]:
@@ -204,5 +235,5 @@ def _named(aws: Aws, cluster: str, there: Sequence[Instance]) -> list[Instance]:
     everyone = numbered([*older, *there])
     for instance in everyone:
         if instance.state.alive and not instance.named:
-            aws.ec2().name(instance)
+            _name(aws, instance)
     return [one for one in everyone if one.instance_id in new]

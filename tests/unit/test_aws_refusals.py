@@ -15,6 +15,7 @@ from poormanray.aws.refusals import translated
 from poormanray.errors import (
     AwsRefused,
     ExitCode,
+    InstanceUnseen,
     NoAnswer,
     NoCapacity,
     PmrError,
@@ -80,6 +81,7 @@ def test_a_long_message_of_many_lines_becomes_a_short_one() -> None:
             ProfileUnseen,
         ),
         ("InvalidParameterValue", "something else", AwsRefused),
+        ("InvalidInstanceID.NotFound", "The instance ID 'i-1' does not exist", InstanceUnseen),
     ],
 )
 def test_what_callers_can_do_something_about_has_its_own_class(

@@ -11,6 +11,7 @@ import pytest
 from poormanray import cluster, launching
 from poormanray.errors import (
     AwsRefused,
+    InstanceUnseen,
     NoAnswer,
     NoCapacity,
     NotFound,
@@ -60,6 +61,8 @@ class Cloud:
     persistent: set[str] = field(default_factory=set)
     profile: Profile = field(default_factory=lambda: Profile("poormanray-ssm"))
     tells_nothing: bool = False
+    unseen_until_s: float = 0.0
+    tags_late_until_s: float = 0.0
     region: str = "us-east-1"
     now_s: float = 0.0
 
@@ -78,7 +81,12 @@ class Cloud:
     ssm = iam = ec2
 
     def instances(self, name: str | None = None) -> list[Instance]:
-        return [one for one in self.there if name in {None, one.cluster}]
+        late = self.now_s < self.tags_late_until_s
+        return [
+            one
+            for one in self.there
+            if name in {None, one.cluster} and not (late and one.launch_token)
+        ]
 
     def agents(self, ids: Sequence[str]) -> dict[str, Agent]:
         self.asked_agents.append(list(ids))
@@ -101,6 +109,8 @@ class Cloud:
     def name(self, one: Instance) -> None:
         if self.tells_nothing:
             raise AwsRefused("no permission for ec2:CreateTags")
+        if self.now_s < self.unseen_until_s:
+            raise InstanceUnseen("The instance ID does not exist")
         self.named[one.instance_id] = one.name
 
     def stop(self, ids: Sequence[str]) -> None:
@@ -269,6 +279,24 @@ def test_a_lost_answer_is_found_again_by_its_token() -> None:
     cloud = Cloud([instance(0)], refusals=[NoAnswer("read timeout")])
     assert ids(launched(cloud).instances) == ["i-1", "i-2", "i-3"]
     assert len(cloud.requests) == 1
+
+
+def test_a_lost_answer_is_found_again_when_tags_come_late() -> None:
+    cloud = Cloud(refusals=[NoAnswer("read timeout")], tags_late_until_s=9)
+    assert ids(launched(cloud).instances) == ["i-0", "i-1", "i-2"]
+    assert len(cloud.requests) == 1
+
+
+def test_an_instance_that_ec2_does_not_know_yet_gets_its_name_a_little_later() -> None:
+    cloud = Cloud(unseen_until_s=9)
+    assert launched(cloud).problem is None
+    assert sorted(cloud.named.values()) == ["demo-0000", "demo-0001", "demo-0002"]
+
+
+def test_an_instance_that_ec2_never_knows_is_a_problem_but_loses_nothing() -> None:
+    done = launched(Cloud(unseen_until_s=9_999))
+    assert len(done.instances) == 3
+    assert "does not know i-0" in str(done.problem)
 
 
 def test_names_that_cannot_be_written_are_a_problem_but_lose_nothing() -> None:

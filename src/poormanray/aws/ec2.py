@@ -81,7 +81,11 @@ class Ec2:
         return [_instance(told) for told in answer["Instances"]]
 
     def name(self, instance: Instance) -> None:
-        """Write the Name tag of an instance."""
+        """Write the Name tag of an instance.
+
+        Raises:
+            InstanceUnseen: EC2 does not know the instance (yet).
+        """
         with translated("ec2", self._region):
             self._client.create_tags(
                 Resources=[instance.instance_id], Tags=[{"Key": TAG_NAME, "Value": instance.name}]

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from poormanray.errors import AwsRefused, InvalidInstances, NoAnswer, NoCapacity, ProfileUnseen
+from poormanray.errors import (
+    AwsRefused,
+    InstanceUnseen,
+    InvalidInstances,
+    NoAnswer,
+    NoCapacity,
+    ProfileUnseen,
+)
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -147,6 +154,8 @@ def _kind(code: str, message: str) -> type[AwsRefused]:
         return NoCapacity
     if code == "InvalidParameterValue" and "iam instance profile" in message.lower():
         return ProfileUnseen
+    if code == "InvalidInstanceID.NotFound":
+        return InstanceUnseen
     return AwsRefused
 
 
