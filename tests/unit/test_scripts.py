@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -63,10 +62,14 @@ def test_nothing_to_run_is_an_error(tmp_path: Path) -> None:
             collect_scripts([str(tmp_path / word)])
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root can read everything")
-def test_a_script_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_a_script_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
     fill(tmp_path, "a")
-    (tmp_path / "a").chmod(0)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UsageProblem, match="cannot read"):
         collect_scripts([str(tmp_path)])
 
