@@ -31,6 +31,7 @@ class Machine:
     """A ledger in a folder, and the verbs that act on it."""
 
     folder: Path
+    path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     @property
     def root(self) -> Path:
@@ -44,7 +45,7 @@ class Machine:
             input=text.encode(),
             capture_output=True,
             env={
-                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "PATH": self.path,
                 "PMR_ROOT": str(self.root),
                 "PMR_HOME": str(self.folder),
                 "TMPDIR": str(self.folder),
@@ -342,6 +343,23 @@ def test_a_task_of_another_user_cannot_write_the_ledger(machine: Machine) -> Non
     assert told.endswith("wrote\n")
     assert told.lower().count("permission denied") == 5
     assert (log.damaged_lines, len(log.tasks)) == (0, 1)
+
+
+def test_without_screen_the_runner_holds_nothing_of_the_command(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    found = {one.name: one for place in ("/usr/sbin", "/usr/bin") for one in Path(place).iterdir()}
+    for name in found.keys() - {"screen"}:
+        (programs / name).symlink_to(found[name])
+    machine = Machine(tmp_path / "m", str(programs))
+    machine.folder.mkdir()
+    slow, quick = made("sleep 300"), made("exit 3")
+    # It returns although the runner goes on, and the next start does not wait for that runner.
+    machine.start(slow)
+    machine.start(quick)
+    assert machine.ended(quick).newest[0].exit_code == 3
+    assert machine.until(slow, lambda log: bool(log.tasks)).detached_by == "setsid"
+    assert machine.cancel(slow).facts["survivors"] == "0"
 
 
 def test_an_unknown_user_is_told(machine: Machine) -> None:

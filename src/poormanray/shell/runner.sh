@@ -15,6 +15,8 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
         [[ -z $META_user || $USER_NAME == "$META_user" ]] || USER_UNKNOWN=1
     else
         USER_NAME=$(id -un 2>/dev/null) || USER_NAME=$UID
+        # A local cloud of plain processes: everybody there has the rights of who started it.
+        [[ -z $META_user ]] || id -u "$META_user" >/dev/null 2>&1 || USER_UNKNOWN=1
     fi
     USER_HOME=${HOME:-/root} USER_SHELL=/bin/bash
     while IFS=: read -r entry _ uid gid _ USER_HOME USER_SHELL; do

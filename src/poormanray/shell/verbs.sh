@@ -122,6 +122,16 @@ sync_tree() { # what the commit promises is on disk before it
     sync "$1/meta" "$1/manifest" "$1/queue" "$1/content" "$1/env" "$1/library.sh" "$1/format"
 }
 
+let_go() { # of every descriptor but the first three: the agent waits until its pipe is closed
+    local fd
+    for fd in /proc/"$BASHPID"/fd/*; do
+        fd=${fd##*/}
+        # 255 is bash's own, and is not inherited.
+        ((fd > 2 && fd != 255)) && exec {fd}>&-
+    done
+    return 0
+}
+
 launch() { # starts the runner unless it was started before; the caller holds the lock
     local scope=() session=pmr-$CALL_JOB
     open_job "$CALL_JOB" || return
@@ -141,12 +151,12 @@ launch() { # starts the runner unless it was started before; the caller holds th
         ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"})
     local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
     if command -v screen >/dev/null &&
-        (cd / && ${scope[@]+"${scope[@]}"} screen -dmS "$session" \
-            "${clean[@]}" PMR_DETACHED=screen "${run[@]}") </dev/null; then
+        (cd / && let_go && ${scope[@]+"${scope[@]}"} screen -dmS "$session" \
+            "${clean[@]}" PMR_DETACHED=screen "${run[@]}") </dev/null 2>/dev/null; then
         :
     else
-        (cd / && ${scope[@]+"${scope[@]}"} setsid -f \
-            "${clean[@]}" PMR_DETACHED=setsid "${run[@]}") </dev/null
+        (cd / && let_go && ${scope[@]+"${scope[@]}"} setsid -f \
+            "${clean[@]}" PMR_DETACHED=setsid "${run[@]}") </dev/null 2>/dev/null
     fi
 }
 
