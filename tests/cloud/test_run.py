@@ -193,7 +193,7 @@ def test_a_timeout_everywhere_is_124_and_ends_all_processes(
 ) -> None:
     assert told["stubborn"].returncode == 124
     assert told["stubborn"].stderr.count(b"TIMEOUT") >= 2
-    look = "grep -lz '^61[.]234$' /proc/[0-9]*/cmdline; :"
+    look = "grep -slz '^61[.]234$' /proc/[0-9]*/cmdline; :"
     assert pmr("run", "-n", cluster, "-u", "root", "-c", look).stdout == ""
 
 
