@@ -187,10 +187,6 @@ class Manifest:
     hosts: tuple[Host, ...]
     task_names: Mapping[int, str]
 
-    def host_of(self, task: int) -> Host | None:
-        """Return the instance to which a task was spread."""
-        return next((host for host in self.hosts if task in host.tasks), None)
-
 
 def decode_manifest(data: bytes) -> Manifest:
     """Read a `manifest` file.

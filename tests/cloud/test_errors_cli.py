@@ -184,6 +184,8 @@ def test_instances_that_cannot_take_work(pmr: Pmr, client: ClientFactory) -> Non
     assert "  next: pmr wait -n resting" in silent.stderr
 
     one = "resting-0001"
+    both = ("-i", "resting-0000", "-i", one)
+    pmr("run", "-n", "resting", *both, "--job-name=early", "-c", 'echo early "$PMR_HOST_INDEX"')
     pmr("pause", "-n", "resting", "-i", one)
     some = pmr("run", "-n", "resting", "-c", "echo here", check=False)
     assert (some.returncode, some.stdout) == (4, "[resting-0000] here\n")
@@ -193,6 +195,9 @@ def test_instances_that_cannot_take_work(pmr: Pmr, client: ClientFactory) -> Non
     assert alone.stderr.count("error: ") == 1
     assert "stopped" in alone.stderr
     assert "  next: pmr " in alone.stderr
+    for words in (("logs", "early"), ("logs", "early", "--tail=1")):
+        early = pmr(*words, "-n", "resting", check=False)
+        assert (early.returncode, early.stdout) == (4, "[resting-0000] early 0\n")
     pmr("terminate", "-n", "resting", "--yes")
 
 

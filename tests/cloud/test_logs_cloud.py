@@ -95,6 +95,17 @@ def test_a_task_that_truncates_its_log_confuses_nobody(pmr: Pmr, cluster: str) -
     assert happened[-1]["exit_code"] == 0
 
 
+def test_results_that_cannot_be_written(
+    pmr: Pmr, cluster: str, written: Written, tmp_path: Path
+) -> None:
+    words = ("results", written.job, "-n", cluster, "-o")
+    for name in ("joblog.tsv", "0.log"):
+        (tmp_path / name / name).mkdir(parents=True)
+        told = pmr(*words, tmp_path / name, check=False)
+        assert told.returncode == 2
+        assert f"error: cannot write into {tmp_path / name}: Is a directory" in told.stderr
+
+
 def test_unknown_jobs_and_tasks(pmr: Pmr, cluster: str, written: Written) -> None:
     asked = (("logs", "no-such-job"), ("logs", written.job, "--task", "7"))
     with ThreadPoolExecutor() as pool:

@@ -12,9 +12,8 @@ from poormanray.aws.session import Aws, Endpoint
 from poormanray.errors import AwsRefused
 
 LOCAL = Endpoint("http://127.0.0.1:4566", "local-key", "local-secret", time_scale=5.0)
-BODY = b"""<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
-<GetCallerIdentityResult><Arn>arn:aws:iam::1:user/x</Arn></GetCallerIdentityResult>
-</GetCallerIdentityResponse>"""
+BODY = b"""<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">
+<reservationSet/></DescribeInstancesResponse>"""
 
 
 class _Body:
@@ -31,7 +30,7 @@ def signed_request(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> AWSPreparedRequ
         return AWSResponse(request.url, 200, HTTPHeaders(), _Body())
 
     monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", answer)
-    assert aws.sts().caller() == "arn:aws:iam::1:user/x"
+    assert aws.ec2().instances() == []
     return sent[0]
 
 
@@ -60,7 +59,7 @@ def test_no_setting_turns_a_local_command_into_a_real_one(monkeypatch: pytest.Mo
         "AWS_PROFILE": "does-not-exist",
         "AWS_REGION": "eu-west-3",
         "AWS_ENDPOINT_URL": "http://evil.test",
-        "AWS_ENDPOINT_URL_STS": "http://evil.test",
+        "AWS_ENDPOINT_URL_EC2": "http://evil.test",
         "AWS_ACCESS_KEY_ID": "AKIAREAL",
         "AWS_SECRET_ACCESS_KEY": "real",
         "AWS_SESSION_TOKEN": "real-token",
@@ -77,7 +76,7 @@ def test_no_setting_turns_a_local_command_into_a_real_one(monkeypatch: pytest.Mo
     assert request.url == "http://127.0.0.1:4566/"
     authorization = str(request.headers["Authorization"])
     assert "Credential=local-key/" in authorization
-    assert "/us-east-1/sts/" in authorization
+    assert "/us-east-1/ec2/" in authorization
     assert "X-Amz-Security-Token" not in request.headers
     assert aws.clock.scale == 5.0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poormanray.cli.map import collect_scripts, is_script, map_
+from poormanray.cli.inputs import collect_scripts, environment, helper_files, is_script, script_file
+from poormanray.cli.map import map_
 from poormanray.cli.run import run
-from poormanray.cli.working import environment, helper_files
 from poormanray.errors import UsageProblem
 from poormanray.shell import as_program, command_script, words_script
 
@@ -62,16 +64,42 @@ def test_nothing_to_run_is_an_error(tmp_path: Path) -> None:
             collect_scripts([str(tmp_path / word)])
 
 
-def test_a_script_that_cannot_be_read_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: Path) -> bytes:
+def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str | Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    fill(tmp_path, "a")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(UsageProblem, match="cannot read"):
-        collect_scripts([str(tmp_path)])
+    fill(tmp_path, "a", "sub/b")
+    for where in ("pathlib.Path.open", "pathlib.Path.stat", "os.scandir"):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, refuse)
+            for read in (collect_scripts, helper_files):
+                with pytest.raises(UsageProblem, match=r"cannot read .*: Permission denied"):
+                    read([str(tmp_path)])
+
+
+def test_more_than_a_job_may_have_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a", "b")
+    monkeypatch.setattr("poormanray.cli.inputs.MOST_BYTES", 20)
+    for read in (collect_scripts, helper_files):
+        with pytest.raises(UsageProblem, match="/b the job's files come to more than"):
+            read([str(tmp_path)])
+
+
+def test_the_script_of_a_run_may_come_through_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"#!/bin/sh\n",))
+    writer.start()
+    assert script_file(str(pipe)) == ("pipe", b"#!/bin/sh\n")
+    writer.join()
+    with pytest.raises(UsageProblem, match="there is no file"):
+        script_file(str(tmp_path / "none"))
+    with pytest.raises(UsageProblem, match="is a folder"):
+        script_file(str(tmp_path))
+    with pytest.raises(UsageProblem, match="neither a file nor a folder"):
+        helper_files([str(pipe)])
 
 
 def test_helper_files_keep_their_place_and_mode(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from poormanray.aws.ec2 import Ec2
     from poormanray.aws.iam import Iam
     from poormanray.aws.ssm import Ssm
-    from poormanray.aws.sts import Sts
 
 FALLBACK_REGION = "us-east-1"
 # botocore's standard mode: tries in all, with back-off, of throttled, failed or lost calls.
@@ -86,11 +85,6 @@ class Aws:
         with self._lock:
             return self._iam
 
-    def sts(self) -> Sts:
-        """Return the one STS adapter."""
-        with self._lock:
-            return self._sts
-
     @functools.cached_property
     def _ec2(self) -> Ec2:
         from poormanray.aws.ec2 import Ec2
@@ -120,16 +114,6 @@ class Aws:
                 "iam", region_name=self.region, endpoint_url=self._url, config=self._config
             )
         return Iam(client, self.region, self.partition)
-
-    @functools.cached_property
-    def _sts(self) -> Sts:
-        from poormanray.aws.sts import Sts
-
-        with translated("sts", self._region_or_word):
-            client = self._session.client(
-                "sts", region_name=self.region, endpoint_url=self._url, config=self._config
-            )
-        return Sts(client, self.region)
 
     @property
     def _url(self) -> str | None:

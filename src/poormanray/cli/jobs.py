@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -154,6 +154,7 @@ def _status_document(
                 "name": track.host.name,
                 "slots": track.log.slots,
                 "detached_by": track.log.detached_by,
+                "damaged_lines": track.log.damaged_lines,
                 "problem": track.problem,
             }
             for track in tracks
@@ -213,9 +214,6 @@ def _show_slowest(out: Output, found: Sequence[Outcome]) -> None:
 def _instance_cells(track: Track, found: Sequence[Outcome]) -> Sequence[str]:
     own = _counts([o for o in found if o.host.instance_id == track.host.instance_id])
     bad = sum(own[s] for s in TaskState if s.ended and s is not TaskState.SUCCEEDED)
-    note = track.problem
-    if not note and track.log.detached_by == "setsid":
-        note = "screen is missing there; the runner is detached with setsid"
     return (
         track.host.name,
         str(track.log.slots or "-"),
@@ -223,8 +221,17 @@ def _instance_cells(track: Track, found: Sequence[Outcome]) -> Sequence[str]:
         str(bad),
         str(own[TaskState.RUNNING]),
         str(own[TaskState.PENDING]),
-        note,
+        "; ".join(_notes(track)),
     )
+
+
+def _notes(track: Track) -> Iterator[str]:
+    if track.problem:
+        yield track.problem
+    elif track.log.detached_by == "setsid":
+        yield "screen is missing there; the runner is detached with setsid"
+    if track.log.damaged_lines:
+        yield f"{track.log.damaged_lines} lines of its ledger are damaged"
 
 
 @click.command()

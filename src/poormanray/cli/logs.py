@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from poormanray.cli.jobs import follower_for, job_argument, known_job, tracks_for
@@ -96,7 +98,7 @@ def logs(  # noqa: PLR0913 (one for each option)
         tracks = _show_tail(app, fleet, known, chosen, tail, watcher)
         if not follow:
             watcher.finish()
-            return ExitCode.OK
+            return _read(tracks, chosen)
     wanted = Wanted(
         chosen.__contains__, live=follow, wake_on_events=follow and known.summary.kind == "map"
     )
@@ -111,12 +113,20 @@ def logs(  # noqa: PLR0913 (one for each option)
     )
     again = f"pmr logs -f {known.summary.job_id} -n {name}"
     code = watched(app.out, follower.run(), watcher, again)
-    if code is not None or not follow:
-        return ExitCode.OK if code is None else code
+    if code is not None:
+        return code
+    if not follow:
+        return _read(follower.tracks.values(), chosen)
     if follower.gave_up_waiting:
         app.out.note(f"stopped following; the job goes on: {again}")
         return ExitCode.NOT_REACHED
     return _concluded(app, known, follower, chosen)
+
+
+def _read(tracks: Iterable[Track], chosen: frozenset[int]) -> ExitCode:
+    """Return the exit code of logs that were read once: what could not be asked is missing."""
+    missing = any(track.gone and chosen.intersection(track.host.tasks) for track in tracks)
+    return ExitCode.NOT_REACHED if missing else ExitCode.OK
 
 
 def _concluded(app: App, known: Known, follower: Follower, chosen: frozenset[int]) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from poormanray.cli.inputs import collect_scripts
 from poormanray.cli.options import (
     App,
     aws_options,
@@ -18,63 +17,14 @@ from poormanray.cli.options import (
     ssh_key_option,
 )
 from poormanray.cli.watching import Watcher, readable_s
-from poormanray.cli.working import (
-    Manner,
-    Submission,
-    environment,
-    helper_files,
-    job_options,
-    read_file,
-)
+from poormanray.cli.working import JobWords, Submission, job_options
 from poormanray.errors import UsageProblem
-from poormanray.jobs.submit import Work
 from poormanray.jobs.track import Happening, Looked, TaskChanged, Wanted
 from poormanray.ledger import TaskState
 from poormanray.model import Selection
-from poormanray.shell import as_program
 
 if TYPE_CHECKING:
     from poormanray.waiting import Clock
-
-_BACKUPS = ("~", ".bak", ".orig", ".swp", ".swo", ".tmp", ".rej")
-
-
-def is_script(path: Path, top: Path) -> bool:
-    """Say whether a file of a directory is a script: not hidden, and no editor's backup."""
-    parts = path.relative_to(top).parts
-    if any(part.startswith(".") for part in parts):
-        return False
-    name = parts[-1]
-    return not (name.endswith(_BACKUPS) or (name.startswith("#") and name.endswith("#")))
-
-
-def collect_scripts(folders: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
-    """Read the scripts of directories, sorted by name; a name is the path below its directory.
-
-    Raises:
-        UsageProblem: a directory is missing or has no script, or two scripts have one name.
-    """
-    found: dict[str, tuple[Path, bytes]] = {}
-    for word in folders:
-        top = Path(word)
-        if not top.is_dir():
-            kind = "is not a directory" if top.exists() else "does not exist"
-            raise UsageProblem(f"{word} {kind}: map takes a directory of scripts", "check the path")
-        paths = sorted(p for p in top.rglob("*") if p.is_file() and is_script(p, top))
-        if not paths:
-            raise UsageProblem(
-                f"{word} has no scripts (hidden files and backups do not count)",
-                "put one script for each task into it",
-            )
-        for path in paths:
-            name = str(path.relative_to(top))
-            if name in found:
-                raise UsageProblem(
-                    f"two scripts are named {name!r}: {found[name][0]} and {path}",
-                    "rename one, or map over the folder that holds both",
-                )
-            found[name] = (path, as_program(read_file(path)))
-    return tuple((name, data) for name, (_, data) in sorted(found.items()))
 
 
 @dataclass(slots=True)
@@ -161,32 +111,16 @@ def map_(  # noqa: PLR0913 (one for each option)
     folders: tuple[str, ...],
     slots: str,
     detach: bool,
-    user: str,
-    timeout: float | None,
-    deliver_timeout: float,
-    wait_timeout: float | None,
-    env: tuple[tuple[str, str], ...],
-    files: tuple[str, ...],
-    job_name: str,
-    job_id: str,
+    asked: JobWords,
     directories: tuple[str, ...],
 ) -> int:
     """Spread a directory of scripts over the instances: each script is a task."""
     if not folders + directories:
         raise UsageProblem("say which directory of scripts to map", "pmr map -n NAME DIR")
-    work = Work(
-        "map",
-        collect_scripts(folders + directories),
-        name=job_name,
-        slots=slots,
-        timeout_s=timeout or 0.0,
-        user=user,
-        env=environment(env),
-        helper_files=helper_files(files),
-    )
-    manner = Manner(detach, 0, int(deliver_timeout), wait_timeout or 0.0, job_id)
+    work = asked.work("map", collect_scripts(folders + directories), slots=slots)
+    manner = asked.manner(detach=detach)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
-    follower = submission.follower(Wanted(wake_on_events=False))
+    follower = submission.follower(Wanted())
     progress = None if detach else Progress(app.aws.clock, len(work.scripts))
     code = submission.watch(follower, MapWatcher(app.out, progress=progress))
     if code is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -27,13 +28,20 @@ def _folder(word: str) -> Path:
     return folder
 
 
-def _saved(happenings: Iterator[Happening], folder: Path) -> Iterator[Happening]:
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        yield from happenings
+        yield
     except OSError as error:
         raise UsageProblem(
-            f"cannot write into {folder}: {error.strerror}", "make room there, or choose another"
+            f"cannot write into {folder}: {error.strerror}",
+            "make room there, or choose another with -o",
         ) from error
+
+
+def _saved(happenings: Iterator[Happening], folder: Path) -> Iterator[Happening]:
+    with _writing(folder):
+        yield from happenings
 
 
 @click.command()
@@ -53,9 +61,9 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
     if code is not None:
         return code
     found = outcomes(follower.tracks.values(), known.manifest.task_names)
-    (folder / "joblog.tsv").write_bytes(
-        joblog(found, collection.sizes).encode("utf-8", "surrogateescape")
-    )
+    text = joblog(found, collection.sizes)
+    with _writing(folder):
+        (folder / "joblog.tsv").write_bytes(text.encode("utf-8", "surrogateescape"))
     missing = [outcome for outcome in found if not outcome.state.ended]
     unread = [track for track in follower.tracks.values() if track.problem]
     total = sum(collection.sizes.values())

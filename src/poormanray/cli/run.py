@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from poormanray.cli.inputs import script_file
 from poormanray.cli.options import (
     App,
     aws_options,
@@ -15,20 +14,11 @@ from poormanray.cli.options import (
     ssh_key_option,
 )
 from poormanray.cli.watching import Watcher
-from poormanray.cli.working import (
-    Manner,
-    Submission,
-    environment,
-    helper_files,
-    job_options,
-    parallelism_option,
-    read_file,
-)
+from poormanray.cli.working import JobWords, Submission, job_options, parallelism_option
 from poormanray.errors import UsageProblem
-from poormanray.jobs.submit import Work
 from poormanray.jobs.track import Wanted
 from poormanray.model import Selection
-from poormanray.shell import as_program, command_script, words_script
+from poormanray.shell import command_script, words_script
 
 
 def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> tuple[str, bytes]:
@@ -41,10 +31,7 @@ def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> 
     if command:
         return "command", command_script(command)
     if script:
-        path = Path(script)
-        if not path.is_file():
-            raise UsageProblem(f"-s: there is no file {script}", "check the path")
-        return path.name, as_program(read_file(path))
+        return script_file(script)
     return words[0], words_script(words)
 
 
@@ -71,14 +58,7 @@ def run(  # noqa: PLR0913 (one for each option)
     script: str | None,
     parallelism: int | None,
     detach: bool,
-    user: str,
-    timeout: float | None,
-    deliver_timeout: float,
-    wait_timeout: float | None,
-    env: tuple[tuple[str, str], ...],
-    files: tuple[str, ...],
-    job_name: str,
-    job_id: str,
+    asked: JobWords,
     no_prefix: bool,
     words: tuple[str, ...],
 ) -> int:
@@ -91,17 +71,8 @@ def run(  # noqa: PLR0913 (one for each option)
         raise UsageProblem(
             "-j needs somebody who watches, and -d does not watch", "leave out one of -d and -j"
         )
-    work = Work(
-        "run",
-        (_script(command, script, words),),
-        every_host=True,
-        name=job_name,
-        timeout_s=timeout or 0.0,
-        user=user,
-        env=environment(env),
-        helper_files=helper_files(files),
-    )
-    manner = Manner(detach, parallelism or 0, int(deliver_timeout), wait_timeout or 0.0, job_id)
+    work = asked.work("run", (_script(command, script, words),))
+    manner = asked.manner(detach=detach, parallelism=parallelism)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     wanted = Wanted(logs=None if detach else lambda _task: True)
     follower = submission.follower(wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -64,7 +64,6 @@ class Watcher:
     prefix: bool = True
     by_task: bool = False
     quiet: bool = False
-    names: Mapping[int, str] = field(default_factory=dict)
     partial: dict[tuple[str, str], bytearray] = field(default_factory=dict)
     unfinished: dict[tuple[str, str], LogText] = field(default_factory=dict)
 

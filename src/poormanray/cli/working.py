@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from poormanray.cli.inputs import environment, helper_files
 from poormanray.cli.options import COUNT, DURATION, KEY_VALUE
 from poormanray.cli.watching import Watcher, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, NotFound, UsageProblem
@@ -20,7 +21,7 @@ from poormanray.jobs.outcome import Outcome, exit_code, outcomes
 from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import TaskState, ended_counts, is_job_id
-from poormanray.manifest import HelperFile, Job
+from poormanray.manifest import Job
 from poormanray.model import Instance, Selection
 
 if TYPE_CHECKING:
@@ -89,11 +90,60 @@ _JOB_OPTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class JobWords:
+    """What the options say that every command which makes a job has."""
+
+    user: str
+    timeout: float | None
+    deliver_timeout: float
+    wait_timeout: float | None
+    env: tuple[tuple[str, str], ...]
+    files: tuple[str, ...]
+    job_name: str
+    job_id: str
+
+    def work(self, kind: str, scripts: tuple[tuple[str, bytes], ...], *, slots: str = "1") -> Work:
+        """Return what is to be done: these scripts, run as the options say.
+
+        Raises:
+            UsageProblem: a helper file cannot be read, or a variable cannot be set.
+        """
+        return Work(
+            kind,
+            scripts,
+            every_host=kind == "run",
+            name=self.job_name,
+            slots=slots,
+            timeout_s=self.timeout or 0.0,
+            user=self.user,
+            env=environment(self.env),
+            helper_files=helper_files(self.files),
+        )
+
+    def manner(self, *, detach: bool, parallelism: int | None = None) -> Manner:
+        """Return how the job is submitted and watched."""
+        return Manner(
+            detach,
+            parallelism or 0,
+            int(self.deliver_timeout),
+            self.wait_timeout or 0.0,
+            self.job_id,
+        )
+
+
 def job_options(command: Decorated) -> Decorated:
-    """Add the options that every command which makes a job has."""
+    """Add the options that every command which makes a job has; it gets `asked`, a JobWords."""
+
+    @functools.wraps(command)
+    def with_asked(*args: object, **words: object) -> object:
+        asked: dict[str, Any] = {field.name: words.pop(field.name) for field in fields(JobWords)}
+        return command(*args, asked=JobWords(**asked), **words)
+
+    decorated: Decorated = with_asked
     for option in reversed(_JOB_OPTIONS):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 def parallelism_option(command: Decorated) -> Decorated:
@@ -101,50 +151,6 @@ def parallelism_option(command: Decorated) -> Decorated:
     return click.option(
         "-j", "--parallelism", type=COUNT, default=None, help="Instances at a time (default: all)."
     )(command)
-
-
-def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
-    """Read the files and folders of `--files`.
-
-    Raises:
-        UsageProblem: one cannot be read, or two would lie in the same place.
-    """
-    found: dict[str, HelperFile] = {}
-    for word in paths:
-        top = Path(word).resolve()
-        if not top.exists():
-            raise UsageProblem(f"--files: there is no {word}", "check the path")
-        inner = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]
-        for path in inner:
-            name = str(path.relative_to(top.parent))
-            if name in found:
-                raise UsageProblem(f"--files: two files would be {name}", "rename one of them")
-            found[name] = HelperFile(name, read_file(path), path.stat().st_mode & 0o755)
-    return tuple(found.values())
-
-
-def read_file(path: Path) -> bytes:
-    """Read a local file.
-
-    Raises:
-        UsageProblem: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageProblem(f"cannot read {path}: {error.strerror}", "check the path") from error
-
-
-def environment(pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
-    """Return `--env` as a mapping; names that are ours cannot be set.
-
-    Raises:
-        UsageProblem: a name begins with PMR_.
-    """
-    for key, _ in pairs:
-        if key.startswith("PMR_"):
-            raise UsageProblem(f"--env {key}: names with PMR_ are poormanray's own", "rename it")
-    return dict(pairs)
 
 
 class Submission:

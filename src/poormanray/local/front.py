@@ -114,11 +114,6 @@ class Front:
                 found.setdefault(service, {})[operation] = count
             return found
 
-    def forget_counts(self) -> None:
-        """Start counting anew."""
-        with self._count_lock:
-            self._counts.clear()
-
     def _answer(self, request: HttpRequest) -> Answer | None:
         """Answer a request; None: its connection is to be closed."""
         caller = self._gate.admit(request)

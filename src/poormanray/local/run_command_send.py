@@ -22,7 +22,6 @@ EXECUTION_TIMEOUT = re.compile(
     r"^([1-9][0-9]{0,4}|1[0-6][0-9]{4}|17[01][0-9]{3}|172[0-7][0-9]{2}|172800)$"
 )
 WORKING_DIRECTORY_MAX = 4096
-DEFAULT_EXECUTION_TIMEOUT_S = 3600
 
 
 def check_document(request: Mapping[str, Any]) -> dict[str, list[str]]:
