@@ -168,8 +168,8 @@ class EventLog:
     def _put(self, status: TaskStatus, changed: list[TaskStatus]) -> None:
         key = (status.task, status.attempt)
         before = self.tasks.get(key)
-        # The slot writes its S line just after the task has started: a short task's end may be
-        # on record first. An end is final, whatever comes after it.
+        # Several write to a ledger: a cancel's line may come before its task's own. An end is
+        # final, whatever comes after it.
         if before is not None and before.state.ended:
             return
         self.tasks[key] = status

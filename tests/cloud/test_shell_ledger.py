@@ -155,6 +155,18 @@ def test_each_task_runs_once_and_its_code_and_output_are_kept(machine: Machine) 
     assert (log.damaged_lines, log.slots) == (0, 2)
 
 
+def test_a_signal_that_a_task_dies_by_is_told(machine: Machine) -> None:
+    scripts = tuple(b"#!/bin/sh\nkill -%d $$\n" % number for number in range(1, 16))
+    log = machine.run(made(*["x"] * 15, scripts=scripts, slots="4"))
+    assert [log.newest[task].signal for task in range(15)] == list(range(1, 16))
+
+
+def test_a_task_ignores_and_blocks_no_signal(machine: Machine) -> None:
+    words = shell.words_script(["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"])
+    machine.run(job := made("x", scripts=(words,)))
+    assert machine.log(job).decode().split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+
+
 def test_a_start_that_comes_again_starts_nothing(machine: Machine) -> None:
     count = machine.folder / "count"
     job = made(*[f"echo x >>{count}; sleep 0.3"] * 4)
@@ -397,6 +409,17 @@ def test_a_full_disk_keeps_no_end_off_the_record(small_disk: Machine) -> None:
     assert rest <= {TaskState.SUCCEEDED, TaskState.LOST}
     assert log.damaged_lines <= 1
     assert small_disk.look(job).facts["runner"] in ("running", "done")
+
+
+def test_a_disk_that_is_filled_at_once_whenever_there_is_room(small_disk: Machine) -> None:
+    hog = "trap 'exit 0' TERM; while :; do cat /dev/zero >>fill; done"
+    job = made(hog, *["sleep 0.01"] * 30, slots="2", timeout_s=3)
+    log = small_disk.run(job)
+    # It was ended for its time, whatever it says itself.
+    assert (log.newest[0].state, log.newest[0].exit_code) == (TaskState.TIMEOUT, 0)
+    rest = {log.newest[task].state for task in range(1, 31)}
+    assert rest <= {TaskState.SUCCEEDED, TaskState.LOST}
+    assert log.damaged_lines == 0
 
 
 def test_a_ledger_that_does_not_fit_is_refused(small_disk: Machine) -> None:

@@ -136,7 +136,7 @@ processes_of() { # task.attempt or "" for the whole job; sets PIDS
         pid=${proc#/proc/}
         [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 ]] && continue
         session_of "$pid" || continue
-        if [[ $SESSION == "$leader" ]] ||
+        if [[ $SESSION == "$leader" || $pid == "$leader" ]] ||
             { carries "$pid" "$mark" && carries "$pid" "PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}"; }; then
             [[ -n $SESSION ]] && PIDS+=("$pid")
         elif [[ -n $key ]]; then
@@ -174,8 +174,16 @@ end_processes() { # task.attempt or ""; grace in seconds; sets PIDS to what surv
     done
 }
 
-end_task() { # task.attempt reason grace; leaves the reason for whoever reaps the task
-    [[ -e $JOB_DIR/why/$1 ]] || printf '%s\n' "$2" >"$JOB_DIR/why/$1"
+give_reason() { # task.attempt reason; why it is ended, for whoever reaps it; the first one counts
+    # A link keeps its word where a full disk would leave an empty file.
+    ln -s "$2" "$JOB_DIR/why/$1" 2>/dev/null && return
+    [[ -L $JOB_DIR/why/$1 ]] && return
+    rm -f "$JOB_DIR/reserve"
+    ln -s "$2" "$JOB_DIR/why/$1"
+}
+
+end_task() { # task.attempt reason grace
+    give_reason "$1" "$2"
     end_processes "$1" "$3"
 }
 

@@ -92,7 +92,19 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     unset AWS_SSM_INSTANCE_ID
 }
 
+begin() { # task attempt; tells that it runs in this very process, before anything of it does
+    local key=$1.$2
+    printf '%s\n' "$BASHPID" >>"$JOB_DIR/claims/$key"
+    started_at "$BASHPID"
+    event S "$NOW" "$1" "$2" "$SLOT" "$BASHPID" "${STARTED:-0}" "$BOOT"
+    printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
+    # Cancelled before there was a process to end; from here on there is one.
+    [[ -L $JOB_DIR/why/$key ]] && kill -s TERM "$BASHPID"
+    return 0
+}
+
 become_task() { # task attempt; never returns
+    begin "$1" "$2"
     exec </dev/null >>"$LOG" 2>&1
     # The task is the kernel's first choice when memory runs out, the runner its last.
     { printf 800 >/proc/self/oom_score_adj; } 2>/dev/null
@@ -109,30 +121,23 @@ time_limit() { # task.attempt; ends the task when its time is over
 }
 
 run_task() { # task attempt
-    local key=$1.$2 pid limit='' code why=exit
+    local key=$1.$2 limit='' code why=exit
     now
     if ! prepare "$key" 2>>"$JOB_DIR/errors"; then
         event E "$NOW" "$1" "$2" - "$FAULT" "$NOW" "$SLOT"
         return
     fi
     local began=$NOW
-    become_task "$1" "$2" &
-    pid=$!
-    printf '%s\n' "$pid" >>"$JOB_DIR/claims/$key"
-    started_at "$pid"
-    event S "$NOW" "$1" "$2" "$SLOT" "$pid" "${STARTED:-0}" "$BOOT"
-    printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
-    # Cancelled just before there was a process to end.
-    [[ -s $JOB_DIR/why/$key ]] && end_processes "$key" 5
     if [[ $META_timeout != 0 ]]; then
         time_limit "$key" &
         limit=$!
     fi
-    wait "$pid" 2>/dev/null
+    # In the foreground: bash 4.2 lets what runs in the background ignore SIGINT and SIGQUIT.
+    { (become_task "$1" "$2"); } 2>/dev/null
     code=$?
-    if [[ -s $JOB_DIR/why/$key ]]; then
+    if [[ -L $JOB_DIR/why/$key ]]; then
         # Whoever ends a task goes on until nothing of it is left; its end is not before that.
-        read -r why <"$JOB_DIR/why/$key"
+        why=$(readlink "$JOB_DIR/why/$key")
         [[ -n $limit && $why == timeout ]] && wait "$limit" 2>/dev/null
     fi
     [[ -n $limit ]] && kill -s TERM "$limit" 2>/dev/null
@@ -145,7 +150,13 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
     SLOT=$1
     exec {QUEUE}<"$JOB_DIR/queue"
     while [[ ! -e $JOB_DIR/cancel ]] && read -r task attempt <&"$QUEUE"; do
-        claim "$task.$attempt" && run_task "$task" "$attempt"
+        if claim "$task.$attempt"; then
+            run_task "$task" "$attempt"
+        elif [[ ! -e $JOB_DIR/claims/$task.$attempt ]]; then
+            # Nobody else has it: the disk takes no more files.
+            now
+            event E "$NOW" "$task" "$attempt" - unstartable "$NOW" "$SLOT"
+        fi
     done
 }
 
@@ -201,10 +212,13 @@ runner() { # job
     mv "$JOB_DIR/runner.new" "$JOB_DIR/runner"
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}"
+    # With job control on, what is put into the background does not ignore SIGINT and SIGQUIT.
+    set -m
     for ((number = 0; number < SLOTS; number++)); do
         slot "$number" &
         pids+=($!)
     done
+    set +m
     monitor &
     watcher=$!
     wait "${pids[@]}"

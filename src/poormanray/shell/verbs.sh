@@ -68,10 +68,18 @@ unpack() { # into a folder of its own; the commit is one rename
     my_queue "$new/manifest" >"$new/queue" &&
         head -c "$LIBRARY_SIZE" "$SEND" >"$new/library.sh" &&
         head -c 65536 /dev/zero >"$new/reserve" &&
-        printf '1\n' >"$new/format" && : >"$new/events" || return
+        printf '1\n' >"$new/format" && : >"$new/events" && room_for_events "$new" || return
     # Users run scripts by path and see nothing else of the ledger.
     chmod 711 "$new" "$new/scripts"
     [[ $(stat -c %s "$new/reserve") == 65536 ]]
+}
+
+room_for_events() { # folder; what the queue's tasks will put on record fits, however full the disk gets
+    local tasks
+    tasks=$(wc -l <"$1/queue")
+    # Not every file system can promise room; those that cannot have the reserve alone.
+    fallocate --keep-size --length 1 "$1/events" 2>/dev/null || return 0
+    fallocate --keep-size --length $((4096 + tasks * 512)) "$1/events"
 }
 
 my_queue() { # manifest; "task attempt" for every id that is ours
@@ -288,7 +296,7 @@ verb_cancel() { # job task-or-dash grace
         unended
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             [[ -z $only || $only == "${key%.*}" ]] || continue
-            [[ -e $JOB_DIR/why/$key ]] || printf 'cancelled\n' >"$JOB_DIR/why/$key"
+            give_reason "$key" cancelled
             CANCELLED=$((CANCELLED + 1))
         done
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
@@ -319,7 +327,7 @@ tally() { # sets the counts of the tasks that are queued here, by what became of
                 else
                     FAILED=$((FAILED + 1))
                     # A task that ended without starting is not running either.
-                    [[ $code == - && $why != lost ]] && STARTED_COUNT=$((STARTED_COUNT + 1))
+                    [[ $code == - && $why != lost && $why != rebooted ]] && STARTED_COUNT=$((STARTED_COUNT + 1))
                 fi
                 ;;
         esac
