@@ -14,6 +14,7 @@ from poormanray.jobs.follow import MOST_FAILURES, SILENCE_S, Follower
 from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import (
     REFUSALS,
+    STALLED_S,
     Happening,
     HostProblem,
     LogText,
@@ -188,6 +189,16 @@ def test_a_short_task_takes_one_send() -> None:
     assert text(seen, "0.1") == b"hello\n"
     (found,) = outcomes(follower.tracks.values(), {0: "t"})
     assert (found.state, found.status.exit_code) == (TaskState.FAILED, 7)
+
+
+@pytest.mark.parametrize("runner", ["done", "dead"])
+def test_an_end_that_could_not_be_written_is_not_waited_for(runner: str) -> None:
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0) + begun(1), facts={"runner": runner})})
+    follower, seen = follow(cloud, tasks=2, wanted=Wanted())
+    assert problems(seen) == [REFUSALS["stalled"]]
+    found = outcomes(follower.tracks.values(), {})
+    assert [one.state for one in found] == [TaskState.SUCCEEDED, TaskState.LOST]
+    assert STALLED_S < cloud.now_s < 2 * STALLED_S
 
 
 def test_a_long_log_comes_whole_in_bulk() -> None:

@@ -41,8 +41,8 @@ def test_a_task_is_a_row() -> None:
     ("state", "code", "exitval", "signal"),
     [
         (TaskState.SUCCEEDED, 0, "0", "0"),
-        (TaskState.FAILED, 137, "0", "9"),
-        (TaskState.TIMEOUT, 143, "0", "15"),
+        (TaskState.FAILED, 137, "137", "9"),
+        (TaskState.TIMEOUT, 143, "143", "15"),
         (TaskState.TIMEOUT, 0, "255", "0"),
         (TaskState.CANCELLED, None, "255", "0"),
         (TaskState.LOST, None, "255", "0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poormanray.jobs.outcome import Outcome, exit_code, outcomes, tracks_of
+from poormanray.jobs.outcome import Outcome, Verdict, outcomes, tracks_of, verdict
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
@@ -18,6 +18,8 @@ STATES = {
     "T": TaskState.TIMEOUT,
     "C": TaskState.CANCELLED,
     "L": TaskState.LOST,
+    "P": TaskState.PENDING,
+    "R": TaskState.RUNNING,
 }
 
 
@@ -34,23 +36,24 @@ def found(letters: str) -> list[Outcome]:
         *(("S", 0), ("SSS", 0), ("F", 1), ("SF", 1), ("C", 1), ("SC", 1)),
         *(("T", 124), ("TT", 124), ("STS", 124), ("TF", 1), ("TC", 1)),
         *(("L", 4), ("SL", 4), ("FL", 4), ("TL", 4), ("CL", 4)),
+        *(("P", 4), ("SR", 4), ("TP", 4)),
     ],
 )
 def test_the_code_of_several(letters: str, code: int) -> None:
-    assert exit_code(found(letters)) == code
-    assert exit_code(found(letters), left_out=1) == 4
+    assert verdict(found(letters)) == Verdict(code)
+    assert verdict(found(letters), left_out=1) == Verdict(4)
 
 
 @pytest.mark.parametrize(
     ("letter", "code"), [("S", 0), ("F", 7), ("K", 137), ("T", 124), ("C", 1), ("L", 4)]
 )
 def test_one_instance_passes_the_tasks_own_code_on(letter: str, code: int) -> None:
-    assert exit_code(found(letter), own_code=True) == code
-    assert exit_code(found(letter), own_code=True, left_out=1) == 4
+    assert verdict(found(letter), own_code=True) == Verdict(code, of_task=letter in "FK")
+    assert verdict(found(letter), own_code=True, left_out=1) == Verdict(4)
 
 
 def test_only_one_task_has_a_code_of_its_own() -> None:
-    assert exit_code(found("FF"), own_code=True) == 1
+    assert verdict(found("FF"), own_code=True) == Verdict(1)
 
 
 def test_what_was_not_seen_to_end_on_a_lost_instance_is_lost() -> None:

@@ -15,12 +15,12 @@ from poormanray.cli.options import (
     cluster_option,
     instance_option,
 )
-from poormanray.cli.watching import Watcher, outcome_row, watched
+from poormanray.cli.watching import Watcher, summary_event, watched
 from poormanray.errors import ExitCode, NotFound
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import Known
-from poormanray.jobs.outcome import exit_code, outcomes
+from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.tail import read_tail
 from poormanray.jobs.track import LogText, Track, Wanted
 
@@ -136,13 +136,6 @@ def _concluded(app: App, known: Known, follower: Follower, chosen: frozenset[int
         if outcome.task in chosen
     ]
     alone = known.summary.kind == "run" and len(follower.tracks) == 1
-    code = exit_code(found, own_code=alone)
-    app.out.event(
-        {
-            "event": "summary",
-            "job": known.summary.job_id,
-            "exit_code": code,
-            "tasks": [outcome_row(outcome) for outcome in found],
-        }
-    )
-    return code
+    reached = verdict(found, own_code=alone)
+    app.out.event(summary_event(known.summary.job_id, found, reached))
+    return reached.code

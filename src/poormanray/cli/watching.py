@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from poormanray.cli.output import harmless
 from poormanray.errors import ExitCode, PmrError
 from poormanray.jobs.track import Backlog, Happening, HostProblem, LogGap, LogText, TaskChanged
-from poormanray.ledger import REASONS, TaskState, TaskStatus
+from poormanray.ledger import REASONS, TaskState, TaskStatus, ended_counts
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
-    from poormanray.jobs.outcome import Outcome
+    from poormanray.jobs.outcome import Outcome, Verdict
 
 # A line without an end is shown in pieces of this size.
 LONGEST_LINE = 1 << 20
@@ -226,6 +226,20 @@ def outcome_row(outcome: Outcome) -> dict[str, object]:
         "started_at": iso(status.started_at),
         "ended_at": iso(status.ended_at),
         "duration_s": took,
+    }
+
+
+def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> dict[str, object]:
+    """Return the last line of a job's JSON; `code_of` says whose exit code it is."""
+    return {
+        "event": "summary",
+        "job": job_id,
+        "exit_code": reached.code,
+        "code_of": "task" if reached.of_task else "pmr",
+        "counts": {
+            state.value: count for state, count in ended_counts(o.status for o in found).items()
+        },
+        "tasks": [outcome_row(outcome) for outcome in found],
     }
 
 

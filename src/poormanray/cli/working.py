@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,15 @@ import click
 
 from poormanray.cli.inputs import environment, helper_files
 from poormanray.cli.options import COUNT, DURATION, KEY_VALUE
-from poormanray.cli.watching import Watcher, outcome_row, readable_bytes, watched
+from poormanray.cli.watching import Watcher, readable_bytes, summary_event, watched
 from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import load
-from poormanray.jobs.outcome import Outcome, exit_code, outcomes
+from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
 from poormanray.jobs.track import Track, Wanted
-from poormanray.ledger import TaskState, ended_counts, is_job_id
+from poormanray.ledger import ended_counts, is_job_id
 from poormanray.manifest import Job
 from poormanray.model import Instance, Selection
 
@@ -250,7 +250,7 @@ class Submission:
             deliver_timeout_s=self.manner.deliver_timeout_s,
         )
         out.progress("")
-        if failed and not self.manner.job_id:
+        if failed and not self.manner.job_id and self.job.kind == "map":
             # Nothing is committed yet: the others take over what those would have run.
             for instance_id, why in failed.items():
                 out.note(f"[{instance_id}] left out: {why}")
@@ -271,13 +271,13 @@ class Submission:
         """Sum the job up: what failed, in words and JSON, and the exit code."""
         names = dict(enumerate(self.job.task_names))
         found = outcomes(follower.tracks.values(), names)
-        code = exit_code(found, left_out=left_out, own_code=own_code)
+        reached = verdict(found, left_out=left_out, own_code=own_code)
         counts = ended_counts(outcome.status for outcome in found)
-        self.app.out.event(summary_event(self.job.job_id, found, code, own_code=own_code))
+        self.app.out.event(summary_event(self.job.job_id, found, reached))
         words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
-        if code or self.job.kind == "map":
+        if reached.code or self.job.kind == "map":
             self.app.out.note(f"job {self.job.job_id}: {words}")
-        return code
+        return reached.code
 
     def detached(self, follower: Follower) -> int:
         """Sum up a job that was only started."""
@@ -295,23 +295,6 @@ class Submission:
         out.line(self.job.job_id)
         out.note(f"detached; to watch it: {self.again}")
         return ExitCode.NOT_REACHED if problems else ExitCode.OK
-
-
-def summary_event(
-    job_id: str, found: Sequence[Outcome], code: int, *, own_code: bool
-) -> dict[str, object]:
-    """Return the last line of a job's JSON; `code_of` says whose exit code it is."""
-    of_task = own_code and len(found) == 1 and found[0].state is TaskState.FAILED
-    return {
-        "event": "summary",
-        "job": job_id,
-        "exit_code": code,
-        "code_of": "task" if of_task else "pmr",
-        "counts": {
-            state.value: count for state, count in ended_counts(o.status for o in found).items()
-        },
-        "tasks": [outcome_row(outcome) for outcome in found],
-    }
 
 
 def _resumed(fleet: Fleet, job: Job) -> Job:

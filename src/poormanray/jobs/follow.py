@@ -285,6 +285,8 @@ class Follower:
         if self._lost_with_runner(track):
             # Nothing more will happen there, but what has happened can be read.
             yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)
+        elif track.stalled(reply.answer.facts.get("runner", ""), now_s):
+            yield from self._give_up(track, REFUSALS["stalled"])
 
     def _lost_with_runner(self, track: Track) -> bool:
         return track.log.runner_lost and not track.all_ended and not track.problem

@@ -43,23 +43,31 @@ def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]
     return sorted(found, key=lambda outcome: outcome.task)
 
 
-def exit_code(found: Sequence[Outcome], *, left_out: int = 0, own_code: bool = False) -> int:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A job's exit code, and whether it is its only task's own."""
+
+    code: int
+    of_task: bool = False
+
+
+def verdict(found: Sequence[Outcome], *, left_out: int = 0, own_code: bool = False) -> Verdict:
     """Return the exit code for a job's outcomes.
 
-    `own_code`: a `run` on one instance passes the task's own code on. What was lost or never
-    reached weighs more than what failed: nobody knows what it would have come to.
+    `own_code`: a `run` on one instance passes the task's own code on. What was lost, never
+    reached or not seen to end weighs more than what failed: nobody knows what it comes to.
     """
-    states = {outcome.state for outcome in found}
     if own_code and len(found) == 1 and not left_out:
         (only,) = found
         if only.state is TaskState.FAILED and only.status.exit_code is not None:
-            return only.status.exit_code
-    if left_out or TaskState.LOST in states:
-        return ExitCode.NOT_REACHED
-    failures = states - {TaskState.SUCCEEDED, TaskState.PENDING, TaskState.RUNNING}
+            return Verdict(only.status.exit_code, of_task=True)
+    states = {outcome.state for outcome in found}
+    if left_out or TaskState.LOST in states or not all(state.ended for state in states):
+        return Verdict(ExitCode.NOT_REACHED)
+    failures = states - {TaskState.SUCCEEDED}
     if failures == {TaskState.TIMEOUT}:
-        return ExitCode.TIMED_OUT
-    return ExitCode.WORK_FAILED if failures else ExitCode.OK
+        return Verdict(ExitCode.TIMED_OUT)
+    return Verdict(ExitCode.WORK_FAILED if failures else ExitCode.OK)
 
 
 def tracks_of(manifest: Manifest, problem_of: Mapping[str, str]) -> list[Track]:

@@ -65,7 +65,11 @@ class Collection:
 
 
 def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
-    """Return the job log of the tasks that have ended, in GNU parallel's columns."""
+    """Return the job log of the tasks that have ended, in GNU parallel's columns.
+
+    A shell reports death by signal n as 128 + n, and a task may exit with that code as well: such
+    an Exitval stays as it is, with n as its Signal, so that it never looks like a success.
+    """
     lines = ["\t".join(JOBLOG_COLUMNS)]
     for outcome in found:
         status = outcome.status
@@ -79,7 +83,6 @@ def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
             code = 0 if status.state is TaskState.SUCCEEDED else LOST_EXITVAL
         if status.state is not TaskState.SUCCEEDED and code == 0:
             code = LOST_EXITVAL
-        signal = status.signal
         lines.append(
             "\t".join(
                 (
@@ -89,8 +92,8 @@ def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
                     f"{took:10.3f}",
                     "0",
                     str(sizes.get(outcome.task, 0)),
-                    str(0 if signal else code),
-                    str(signal),
+                    str(code),
+                    str(status.signal),
                     " ".join(outcome.name.split()) or "-",
                 )
             )

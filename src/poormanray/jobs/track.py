@@ -12,11 +12,16 @@ from poormanray.manifest import Host
 # Why nothing more is expected of an instance, by what it answers.
 REFUSALS = {
     "runner-lost": "its runner has died; what had not started will not start",
+    "stalled": "its runner has ended, and its ledger does not tell how every task ended",
     "expired": "the command reached it too late (or its clock is wrong); nothing was done",
     "digest": "the job arrived damaged; nothing was started",
     "unpack": "it could not store the job (is its disk full?)",
     "no-such-job": "it does not know this job",
 }
+
+
+# A cancel puts an end on record just after it took the task, which may be the runner's last.
+STALLED_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ class Track:
     due_at_s: float = 0.0
     problem: str = ""
     gone: bool = False
+    stalled_since_s: float | None = None
 
     def status(self, task: int) -> TaskStatus:
         """Return the newest attempt of a task, PENDING where the ledger has none."""
@@ -119,6 +125,18 @@ class Track:
         if not (task.isdecimal() and attempt.isdecimal()):
             return None
         return self.log.tasks.get((int(task), int(attempt)))
+
+    def stalled(self, runner: str, now_s: float) -> bool:
+        """Say whether tasks have had no end for long, though the runner is no more.
+
+        `runner` is what the instance says of it. So it is where the ledger cannot be written.
+        """
+        if runner not in {"done", "dead"} or self.behind or self.all_ended:
+            self.stalled_since_s = None
+            return False
+        if self.stalled_since_s is None:
+            self.stalled_since_s = now_s
+        return now_s - self.stalled_since_s > STALLED_S
 
     @property
     def all_ended(self) -> bool:
