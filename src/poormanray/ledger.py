@@ -16,6 +16,8 @@ HIGHEST_CODE = 255
 # Numbers and epoch seconds of events, as long as honest ones can be (up to the year 5138).
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
+# Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
+_NO_DIGIT = re.compile(r"[^0-9a-zA-Z ]")
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -79,8 +81,10 @@ class TaskStatus:
 def checksum(text: str) -> str:
     """Return the checksum of an event line (shell/ledger.sh: checksum)."""
     value = 5381
-    for byte in text.encode("latin-1", "replace"):
-        value = (value * 33 + byte) & 0xFFFFFFFF
+    for word in _NO_DIGIT.sub("z", text).split(" "):
+        for at in range(0, len(word), 11):
+            rest = len(word) - at
+            value = ((value * 33 + rest) * 31 + int(word[at : at + 11], 36)) % 4294967291
     return f"{value:08x}"
 
 

@@ -167,6 +167,18 @@ def test_a_task_ignores_and_blocks_no_signal(machine: Machine) -> None:
     assert machine.log(job).decode().split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
 
 
+def test_each_of_many_tasks_has_a_folder_of_its_own(machine: Machine) -> None:
+    count = 300
+    job = made(*(f"pwd; touch {number}; ls" for number in range(count)), slots="3")
+    log = machine.run(job)
+    assert {status.state for status in log.newest.values()} == {TaskState.SUCCEEDED}
+    assert (len(log.tasks), log.damaged_lines) == (count, 0)
+    work = machine.root / "work" / job.job_id
+    for number in range(count):
+        assert machine.log(job, number) == f"{work}/{number}.1\n{number}\n".encode()
+    assert {one.name for one in work.parent.iterdir()} == {job.job_id}
+
+
 def test_a_start_that_comes_again_starts_nothing(machine: Machine) -> None:
     count = machine.folder / "count"
     job = made(*[f"echo x >>{count}; sleep 0.3"] * 4)
@@ -264,7 +276,9 @@ def test_a_cancel_ends_what_runs_and_what_waits(machine: Machine) -> None:
     log = machine.ended(job)
     assert {status.state for status in log.newest.values()} == {TaskState.CANCELLED}
     assert machine.cancel(job).facts["cancelled"] == "0"
-    assert not (machine.ledger(job) / "logs" / "1.1").exists()
+    assert log.newest[1].started_at is None
+    logs = (machine.ledger(job) / "logs").iterdir()
+    assert b"never" not in b"".join(one.read_bytes() for one in logs)
 
 
 def test_one_task_is_cancelled_and_the_others_go_on(machine: Machine) -> None:

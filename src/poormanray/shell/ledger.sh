@@ -44,10 +44,14 @@ started_at() { # pid; sets STARTED to the process's start time in clock ticks si
 }
 
 checksum() { # text; sets SUM to eight hexadecimal digits
-    local text=$1 i code hash=5381
-    for ((i = 0; i < ${#text}; i++)); do
-        printf -v code %d "'${text:i:1}"
-        hash=$(((hash * 33 + code) & 0xffffffff))
+    local word hash=5381
+    # Eleven characters at a time are read as one number: a loop over characters costs more than
+    # a short task does.
+    for word in ${1//[^0-9a-zA-Z ]/z}; do
+        while [[ -n $word ]]; do
+            hash=$((((hash * 33 + ${#word}) * 31 + 36#${word:0:11}) % 4294967291))
+            word=${word:11}
+        done
     done
     printf -v SUM %08x "$hash"
 }

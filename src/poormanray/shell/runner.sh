@@ -4,7 +4,7 @@
 # It lives in its own screen session, outside the process group of any command.
 
 run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch to the user
-    local entry uid gid name
+    local entry uid gid name groups
     SWITCH=()
     USER_NAME=root
     if ((UID == 0)); then
@@ -23,7 +23,9 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
         [[ $entry == "$USER_NAME" ]] && break
     done </etc/passwd
     if ((UID == 0)) && [[ $USER_NAME != root ]]; then
-        SWITCH=(setpriv --reuid "$uid" --regid "$gid" --init-groups --)
+        # Asked for once: each task would ask the machine's directory of users again.
+        groups=$(id -G "$USER_NAME")
+        SWITCH=(setpriv --reuid "$uid" --regid "$gid" --groups "${groups// /,}" --)
         USER_IDS=$uid:$gid
     fi
     ((UID != 0)) && USER_HOME=${PMR_HOME:-$USER_HOME}
@@ -46,14 +48,14 @@ load_manifest() { # sets which script each task runs, where scripts and files ar
 }
 
 cut_out() { # offset size; that part of the job's content on stdout
-    tail -c "+$(($1 + 1))" "$JOB_DIR/content" | head -c "$2"
+    dd if="$JOB_DIR/content" bs=64k iflag=skip_bytes,count_bytes skip="$1" count="$2" 2>/dev/null
 }
 
-script_file() { # number; sets SCRIPT to an executable file with its bytes
-    SCRIPT=$JOB_DIR/scripts/$1
-    [[ -x $SCRIPT ]] && return
-    cut_out "${SCRIPT_AT[$1]}" "${SCRIPT_SIZE[$1]}" >"$SCRIPT.$BASHPID" &&
-        chmod 755 "$SCRIPT.$BASHPID" && mv -f "$SCRIPT.$BASHPID" "$SCRIPT"
+script_file() { # number; an executable file with its bytes
+    local file=$JOB_DIR/scripts/$1
+    [[ -x $file ]] && return
+    cut_out "${SCRIPT_AT[$1]}" "${SCRIPT_SIZE[$1]}" >"$file.$BASHPID" &&
+        chmod 755 "$file.$BASHPID" && mv -f "$file.$BASHPID" "$file"
 }
 
 place_files() { # work folder; the job's helper files, each under its own path
@@ -65,16 +67,57 @@ place_files() { # work folder; the job's helper files, each under its own path
     done
 }
 
-prepare() { # task.attempt; the log belongs to us before the user can touch anything
+places() { # task.attempt...; their scripts, folders and logs, with few processes for many
+    local new=$PMR_ROOT/work/.new.$JOB.$BASHPID status
+    # A folder is where its task looks for it only when it is whole.
+    rm -rf "$new" && mkdir "$new" && fill_places "$new" "$@" &&
+        (cd "$new" && exec mv -n -t "$PMR_ROOT/work/$JOB" -- "$@")
+    status=$?
+    rm -rf "$new"
+    return "$status"
+}
+
+fill_places() { # folder task.attempt...
+    local key new=$1
+    shift
+    (cd "$new" && exec mkdir -- "$@") || return
+    for key; do
+        script_file "${SCRIPT_OF[${key%.*}]}" && : >"$JOB_DIR/logs/$key" || return
+        ((${#FILES[@]} == 0)) || place_files "$new/$key" || return
+    done
+    [[ -z ${USER_IDS-} ]] || {
+        (cd "$JOB_DIR/logs" && exec chown -- "$USER_IDS" "$@") &&
+            (cd "$new" && exec chown -R -- "$USER_IDS" "$@")
+    }
+}
+
+places_ahead() { # for what is queued, in its order, while the first tasks run already
+    local task attempt more=1 most=16 keys
+    # Copies of helper files would fill the disk long before they are of use.
+    ((${#FILES[@]} > 0)) && more=0
+    while ((more)); do
+        keys=()
+        while ((${#keys[@]} < most)); do
+            read -r task attempt || { more=0 && break; }
+            keys+=("$task.$attempt")
+        done
+        ((${#keys[@]} == 0)) || places "${keys[@]}" || break
+        most=256
+    done <"$JOB_DIR/queue"
+    : >"$JOB_DIR/placed"
+}
+
+prepare() { # task.attempt; what it needs is there, or FAULT says why not
     FAULT=no-user
     [[ -z ${USER_UNKNOWN-} ]] || return 1
     FAULT=unstartable
     WORK=$PMR_ROOT/work/$JOB/$1
     LOG=$JOB_DIR/logs/$1
-    script_file "${SCRIPT_OF[${1%.*}]}" && mkdir "$WORK" && : >"$LOG" || return
-    ((${#FILES[@]})) && { place_files "$WORK" || return; }
-    [[ -n ${USER_IDS-} ]] && { chown -R "$USER_IDS" "$WORK" "$LOG" || return; }
-    return 0
+    SCRIPT=$JOB_DIR/scripts/${SCRIPT_OF[${1%.*}]}
+    while [[ ! -d $WORK && ! -e $JOB_DIR/placed ]] && kill -s 0 "$PLACER" 2>/dev/null; do
+        pause 0.01
+    done
+    [[ -d $WORK ]] || places "$1"
 }
 
 task_environment() { # task attempt; what a task sees, on top of a clean environment
@@ -96,7 +139,7 @@ begin() { # task attempt; tells that it runs in this very process, before anythi
     local key=$1.$2
     printf '%s\n' "$BASHPID" >>"$JOB_DIR/claims/$key"
     started_at "$BASHPID"
-    event S "$NOW" "$1" "$2" "$SLOT" "$BASHPID" "${STARTED:-0}" "$BOOT"
+    event S "$NOW" "$1" "$2" "$SLOT" "$BASHPID" "${STARTED:-0}"
     printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
     # Cancelled before there was a process to end; from here on there is one.
     [[ -L $JOB_DIR/why/$key ]] && kill -s TERM "$BASHPID"
@@ -211,7 +254,9 @@ runner() { # job
     printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"
     mv "$JOB_DIR/runner.new" "$JOB_DIR/runner"
     now
-    event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}"
+    event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
+    places_ahead 2>>"$JOB_DIR/errors" &
+    PLACER=$!
     # With job control on, what is put into the background does not ignore SIGINT and SIGQUIT.
     set -m
     for ((number = 0; number < SLOTS; number++)); do
