@@ -64,6 +64,10 @@ class AwsRefused(PmrError):
         self.code = code
 
 
+class CredentialsEnded(AwsRefused):
+    """The credentials were good once, and there are no others yet."""
+
+
 class InvalidInstances(AwsRefused):
     """SSM refused a whole send because at least one of its instances is not a managed one.
 

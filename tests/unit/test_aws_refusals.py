@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -137,3 +138,20 @@ def test_errors_of_ours_pass_unchanged() -> None:
     with pytest.raises(PmrError) as caught, translated("ec2", REGION):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("off_s", "said"),
+    [(3600, "60 minutes ahead of AWS's"), (-7200, "120 minutes behind AWS's"), (30, "expired")],
+)
+@pytest.mark.parametrize("code", ["RequestExpired", "InvalidSignatureException"])
+def test_a_clock_that_is_wrong_is_said(
+    code: str, off_s: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0 + off_s)
+    response = {
+        "Error": {"Code": code, "Message": "Signature expired: it is"},
+        "ResponseMetadata": {"HTTPHeaders": {"date": "Tue, 14 Nov 2023 22:13:20 GMT"}},
+    }
+    error = exceptions.ClientError(cast("Any", response), "SendCommand")
+    assert said in refusal_of_the_way(error).message

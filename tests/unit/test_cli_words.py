@@ -18,6 +18,7 @@ from poormanray.cli.options import (
     instance_option,
     owner_option,
 )
+from poormanray.cli.output import Output
 from poormanray.errors import UsageProblem
 
 
@@ -137,3 +138,14 @@ def test_names_with_other_characters_are_refused(parse: Callable[..., Seen], nam
 def test_regions_with_other_characters_are_refused(parse: Callable[..., Seen], region: str) -> None:
     with pytest.raises(click.BadParameter):
         parse("-n", "demo", "--region", region)
+
+
+def test_the_next_command_is_for_the_same_cloud() -> None:
+    def said(*, region: str | None = None, profile: str | None = None, local: bool = False) -> str:
+        app = App(out=Output(), region=region, profile=profile, local=local)
+        return app.command_line("logs", "-f", "job", "-o", "a b")
+
+    assert said() == "pmr logs -f job -o 'a b'"
+    assert said(local=True) == "pmr logs -f job -o 'a b' --local"
+    chosen = "-r eu-west-1 --profile 'my work'"
+    assert said(region="eu-west-1", profile="my work") == f"pmr logs -f job -o 'a b' {chosen}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poormanray.cli.output import Output
-from poormanray.cli.watching import LONGEST_LINE, Watcher, ending, iso, readable_s, unfinished_bytes
-from poormanray.jobs.track import HostProblem, LogGap, LogText, TaskChanged
+from poormanray.cli.watching import (
+    LONGEST_LINE,
+    Watcher,
+    WayBack,
+    ending,
+    iso,
+    readable_s,
+    unfinished_bytes,
+    watched,
+)
+from poormanray.errors import CredentialsEnded, ExitCode
+from poormanray.jobs.track import Happening, HostProblem, LogGap, LogText, TaskChanged, Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 
@@ -151,3 +162,48 @@ def test_what_failed_is_told_and_what_succeeded_is_not(capfdbinary: Capture) -> 
 def test_times_and_spans() -> None:
     assert (iso(None), iso(0.5)) == (None, "1970-01-01T00:00:00.500Z")
     assert [readable_s(s) for s in (5, 65, 3660)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def cut_off(error: BaseException) -> Iterator[Happening]:
+    yield LogText(HOST, "7.1", b"last words")
+    raise error
+
+
+def way_back(*states: TaskState) -> WayBack:
+    track, gone = Track(HOST, looked=True), Track(OTHER, looked=True, problem="it is gone")
+    for task, state in zip(HOST.tasks, states, strict=False):
+        track.log.newest[task] = TaskStatus(task, 1, state)
+        track.log.ended |= {task} if state.ended else set()
+    return WayBack("job1", "pmr logs -f job1", (track, gone))
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ([TaskState.RUNNING], "as last seen, 1 running and 1 pending on 1 instances"),
+        ([TaskState.SUCCEEDED] * 2, "every task has ended; its logs stay"),
+    ],
+)
+def test_who_stops_watching_learns_what_goes_on(
+    states: list[TaskState], said: str, capfdbinary: Capture
+) -> None:
+    seen = watcher()
+    code = watched(seen.out, cut_off(KeyboardInterrupt()), seen, way_back(*states))
+    assert code is ExitCode.INTERRUPTED
+    both = capfdbinary.readouterr()
+    assert both.out == b"[c-0003] last words\n"
+    assert said in both.err.decode()
+    assert both.err.endswith(b"\n  pmr logs -f job1\n")
+
+
+def test_ended_credentials_name_the_way_back(capfdbinary: Capture) -> None:
+    seen = watcher(json_mode=True)
+    unseen = WayBack("job1", "pmr logs -f job1", (Track(HOST),))
+    with pytest.raises(CredentialsEnded) as caught:
+        watched(seen.out, cut_off(CredentialsEnded("expired", "repeat")), seen, unseen)
+    assert caught.value.hint == "log in again, then: pmr logs -f job1"
+    both = capfdbinary.readouterr()
+    assert b"no instance has told of it yet" in both.err
+    last = json.loads(both.out.splitlines()[-1])
+    assert (last["event"], last["why"], last["pending"]) == ("unwatched", "lost sight", 2)
+    assert last["again"] == "pmr logs -f job1"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from poormanray.errors import (
     AwsRefused,
+    CredentialsEnded,
     InstanceUnseen,
     InvalidInstances,
     NoAnswer,
@@ -23,6 +26,23 @@ _LONGEST_MESSAGE = 300
 
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+# What AWS says to keys that were good once: later it may not even know them.
+ENDED_KEYS = _EXPIRED | {
+    "AuthFailure",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+}
+# What AWS says of a signature from another time, among other things.
+_OFF_TIME = {
+    "AuthFailure",
+    "InvalidSignatureException",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+}
+# Source: SigV4 lets a signature be off by 5 minutes (S3: 15); the Date is from a moment later.
+_SKEW_MAX_S = 290
 _WRONG_KEY = {
     "AuthFailure",
     "IncompleteSignature",
@@ -124,18 +144,8 @@ def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
             f"have {action} allowed for this identity, or use another with --profile",
             code=code,
         )
-    if code in _EXPIRED:
-        return AwsRefused(
-            f"the AWS credentials have expired ({action})",
-            "log in again, then repeat the command; work on the instances goes on meanwhile",
-            code=code,
-        )
-    if code in _WRONG_KEY:
-        return AwsRefused(
-            f"AWS does not accept the credentials ({action} in {region}): {message}",
-            CREDENTIALS_HINT,
-            code=code,
-        )
+    if refused := _of_keys(error, code, f"{action} in {region}"):
+        return refused
     if code in _THROTTLED:
         return AwsRefused(
             f"AWS is throttling {action} in {region}, after several tries",
@@ -146,6 +156,40 @@ def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
         return InvalidInstances(message, "pmr list shows whose agent is online", code=code)
     kind = _kind(code, message)
     return kind(f"{action} in {region}: {code}: {message}", _HINTS.get(code, ""), code=code)
+
+
+def _of_keys(error: ClientError, code: str, where: str) -> AwsRefused | None:
+    """Explain a refusal of what a request was signed with, or of when."""
+    if code in _OFF_TIME and (skew := _skew_words(error)):
+        return AwsRefused(
+            f"this machine's clock is {skew} AWS's, which therefore refuses {where}",
+            "set the clock (for example: timedatectl set-ntp true), then repeat the command",
+            code=code,
+        )
+    if code in _EXPIRED:
+        return CredentialsEnded(
+            f"the AWS credentials have expired ({where})",
+            "log in again, then repeat the command; work on the instances goes on meanwhile",
+            code=code,
+        )
+    if code in _WRONG_KEY:
+        message = _short(error.response.get("Error", {}).get("Message", "") or code)
+        return AwsRefused(
+            f"AWS does not accept the credentials ({where}): {message}", CREDENTIALS_HINT, code=code
+        )
+    return None
+
+
+def _skew_words(error: ClientError) -> str:
+    """Return by how much our clock is off, by the Date of a refusal; empty if not by much."""
+    date = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        ahead_s = time.time() - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return ""
+    if abs(ahead_s) < _SKEW_MAX_S:
+        return ""
+    return f"{abs(ahead_s) / 60:.0f} minutes {'ahead of' if ahead_s > 0 else 'behind'}"
 
 
 def _kind(code: str, message: str) -> type[AwsRefused]:

@@ -128,9 +128,7 @@ class Aws:
         with translated("aws", self._region_or_word):
             if self.endpoint:
                 return _sealed_session(self.endpoint, self._wanted_region or FALLBACK_REGION)
-            import boto3
-
-            return boto3.Session(profile_name=self._profile)
+            return _users_session(self._profile)
 
     @functools.cached_property
     def _config(self) -> Config:
@@ -148,6 +146,18 @@ class Aws:
         return shared.merge(
             Config(proxies={}, use_fips_endpoint=False, use_dualstack_endpoint=False)
         )
+
+
+def _users_session(profile: str | None) -> boto3.Session:
+    """Return a session of the user's settings, whose clients outlive the credentials of now."""
+    import boto3
+    import botocore.session
+
+    from poormanray.aws.credentials import user_credentials
+
+    session = botocore.session.get_session()
+    user_credentials(profile).attach(session)
+    return boto3.Session(botocore_session=session, profile_name=profile)
 
 
 def _sealed_session(endpoint: Endpoint, region: str) -> boto3.Session:

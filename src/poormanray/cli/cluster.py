@@ -11,6 +11,7 @@ from poormanray.cli.instances import (
     COLUMNS,
     agent_words,
     facts,
+    goes_on,
     left_out_facts,
     many,
     row,
@@ -57,7 +58,7 @@ def list_(app: App, name: str | None) -> None:
 def wait(app: App, name: str, instance_ids: tuple[str, ...], wait_timeout: float) -> int:
     """Wait until the agent of every instance is online, so that it can take work."""
     instances = cluster.find(app.aws, Selection(name, instance_ids))
-    reach = watched(app, instances, wait_timeout, events=True)
+    reach = watched(app, instances, wait_timeout, events=True, chosen=instance_ids)
     code = verdict(app, reach)
     if code == ExitCode.OK:
         app.out.line(f"{many(len(reach.ready))} of {name} ready")
@@ -85,7 +86,8 @@ def pause(app: App, name: str, instance_ids: tuple[str, ...], detach: bool) -> N
     if changed and not detach:
         app.out.progress(f"stopping {many(len(changed))}")
         stopped = {InstanceState.STOPPED, InstanceState.TERMINATED}
-        cluster.wait_state(app.aws, changed, stopped.__contains__)
+        with goes_on(app, "they go on stopping", app.command_line("list", "-n", name)):
+            cluster.wait_state(app.aws, changed, stopped.__contains__)
     _tell_changed(app, instances, changed, ("paused", "not running"))
 
 
@@ -105,7 +107,8 @@ def resume(
 ) -> int:
     """Start paused instances again, and wait until their agents answer."""
     instances = cluster.find(app.aws, Selection(name, instance_ids))
-    changed = cluster.resume(app.aws, instances)
+    with goes_on(app, "some may not have started", app.command_line("resume", "-n", name)):
+        changed = cluster.resume(app.aws, instances)
     reach = Reachability(ready=(), left_out=())
     if not detach:
         reach = watched(app, instances, wait_timeout)

@@ -160,7 +160,7 @@ def create(app: App, spec: LaunchSpec, detach: bool, wait_timeout: float) -> int
         reach = watched(app, launched.instances, wait_timeout)
     _tell(app, plan, launched, reach)
     if detach:
-        app.out.note(f"pmr wait -n {spec.cluster} says when they can take work")
+        app.out.note(f"{app.command_line('wait', '-n', spec.cluster)} says when they can take work")
     code = verdict(app, reach)
     return launched.problem.exit_code if launched.problem else code
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 
 from poormanray import cluster
 from poormanray.cli.options import App
-from poormanray.errors import ExitCode, NotReached
+from poormanray.errors import CredentialsEnded, ExitCode, NotReached, PmrError
 from poormanray.model import Agent, Instance, InstanceState, Reachability
 
 # So many instances are named where many share one obstacle.
@@ -21,13 +22,36 @@ _NO_AGENT_HINT = (
 )
 
 
+@contextmanager
+def goes_on(app: App, what: str, again: str) -> Iterator[None]:
+    """Where the block is cut off, say that `what` goes on, and the command to look again."""
+    try:
+        yield
+    except (KeyboardInterrupt, PmrError) as error:
+        app.out.note(f"{what}; to go on waiting: {again}")
+        if isinstance(error, CredentialsEnded):
+            error.hint = f"log in again, then: {again}"
+        raise
+
+
 def watched(
-    app: App, instances: Sequence[Instance], timeout_s: float, *, events: bool = False
+    app: App,
+    instances: Sequence[Instance],
+    timeout_s: float,
+    *,
+    events: bool = False,
+    chosen: Sequence[str] = (),
 ) -> Reachability:
-    """Wait until the instances are ready, and show how far they are."""
+    """Wait until the instances are ready, and show how far they are.
+
+    `chosen` are the words of `-i`, for the command that goes on waiting.
+    """
     ready: set[str] = set()
+    last = Reachability(ready=(), left_out=tuple((one, "not asked yet") for one in instances))
 
     def show(now: Reachability) -> None:
+        nonlocal last
+        last = now
         why = Counter(reason for _, reason in now.left_out)
         rest = "".join(f", {count}: {reason}" for reason, count in why.most_common())
         app.out.progress(f"{len(now.ready)} of {len(instances)} ready{rest}")
@@ -36,14 +60,29 @@ def watched(
                 app.out.event({"event": "ready", "instance_id": one.instance_id, "name": one.name})
         ready.update(one.instance_id for one in now.ready)
 
+    only = [word for one in chosen for word in ("-i", one)]
+    again = app.command_line("wait", "-n", instances[0].cluster, *only)
     try:
-        reach = cluster.wait_ready(app.aws, instances, timeout_s, on_look=show)
-    except KeyboardInterrupt:
-        name = instances[0].cluster
-        app.out.note(f"they go on starting: pmr wait -n {name}, or pmr terminate -n {name}")
+        with goes_on(app, "they go on starting", again):
+            reach = cluster.wait_ready(app.aws, instances, timeout_s, on_look=show)
+    except PmrError:
+        _tell_last(app, last)
+        if events:
+            ids = [one.instance_id for one in last.ready]
+            told = {"event": "unwatched", "ready": ids, **left_out_facts(last), "again": again}
+            app.out.event(told)
         raise
     app.out.progress("")
     return reach
+
+
+def _tell_last(app: App, last: Reachability) -> None:
+    """Say which instances were ready when they were last seen, and which not yet."""
+    if last.ready:
+        app.out.note(f"ready, as last seen: {_names(last.ready)}")
+    for reason in {reason: None for _, reason in last.left_out}:
+        those = [one for one, why in last.left_out if why == reason]
+        app.out.note(f"not ready yet: {_names(those)}: {reason}")
 
 
 def verdict(app: App, reach: Reachability) -> ExitCode:
@@ -57,7 +96,7 @@ def verdict(app: App, reach: Reachability) -> ExitCode:
         for reason, those in why.items():
             app.out.note(f"{_names(those)}: {reason}")
         count, total = len(reach.left_out), len(reach.left_out) + len(reach.ready)
-        hint = _way_out([one for one, _ in reach.left_out])
+        hint = _way_out(app, [one for one, _ in reach.left_out])
         app.out.failure(NotReached(f"{count} of {many(total)} not ready", hint))
     return ExitCode.NOT_REACHED
 
@@ -69,17 +108,18 @@ def _names(instances: Sequence[Instance]) -> str:
     return f"{names} and {more} more" if more > 0 else names
 
 
-def _way_out(instances: Sequence[Instance]) -> str:
+def _way_out(app: App, instances: Sequence[Instance]) -> str:
     """Return what to do about instances that are not ready, for the nearest obstacle."""
     name = instances[0].cluster
     states = {one.state for one in instances}
     if InstanceState.RUNNING in states:
         return _NO_AGENT_HINT
     if InstanceState.PENDING in states:
-        return f"pmr wait -n {name} goes on waiting"
+        return f"{app.command_line('wait', '-n', name)} goes on waiting"
     if states & {InstanceState.STOPPED, InstanceState.STOPPING}:
-        return f"pmr resume -n {name}"
-    return f"pmr create -n {name} -N {len(instances)} makes up for those that ended"
+        return app.command_line("resume", "-n", name)
+    create = app.command_line("create", "-n", name, "-N", len(instances))
+    return f"{create} makes up for those that ended"
 
 
 def agent_words(app: App, instances: Sequence[Instance]) -> dict[str, str]:

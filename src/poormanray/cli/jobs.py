@@ -253,7 +253,7 @@ def cancel(
     if not hosts:
         raise NotFound(
             f"job {known.summary.job_id} has no such task or instance",
-            f"pmr status {known.summary.job_id} -n {name}",
+            app.command_line("status", known.summary.job_id, "-n", name),
         )
     return _show_cancelled(
         app.out,

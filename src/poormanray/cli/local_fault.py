@@ -21,6 +21,7 @@ KINDS = {
     "lost-response": "it is done, then the connection is closed",
     "slow": "answered SECONDS late",
     "clock-skew": "the Date of answers is SECONDS ahead (or behind: --seconds=-90)",
+    "sessions-end": "every session that STS has issued is over",
     "agent-stop": "its agent stops, and starts again after SECONDS",
     "agent-start": "its agent starts again",
     "agent-restart": "its agent restarts",
@@ -89,6 +90,8 @@ def add(kind: str, json: bool, **words: object) -> None:  # noqa: FBT001 (a flag
     out.document(said)
     if "id" in said:
         out.line(f"{said['id']}: {kind} (seed {said['seed']})")
+    if "sessions" in said:
+        out.line(f"{kind}: {said['sessions']} sessions")
     for instance_id, count in said.get("instances", {}).items():
         out.line(f"{kind}: {instance_id}{'' if count else ' (nothing there to strike)'}")
 

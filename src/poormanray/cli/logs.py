@@ -15,7 +15,7 @@ from poormanray.cli.options import (
     cluster_option,
     instance_option,
 )
-from poormanray.cli.watching import Watcher, summary_event, watched
+from poormanray.cli.watching import Watcher, WayBack, summary_event, watched
 from poormanray.errors import ExitCode, NotFound
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
@@ -25,7 +25,9 @@ from poormanray.jobs.tail import read_tail
 from poormanray.jobs.track import LogText, Track, Wanted
 
 
-def _chosen(known: Known, task: int | None, instance_ids: tuple[str, ...]) -> frozenset[int]:
+def _chosen(
+    app: App, name: str, known: Known, task: int | None, instance_ids: tuple[str, ...]
+) -> frozenset[int]:
     hosts = [
         host
         for host in known.manifest.hosts
@@ -37,9 +39,16 @@ def _chosen(known: Known, task: int | None, instance_ids: tuple[str, ...]) -> fr
     if not chosen:
         raise NotFound(
             f"job {known.summary.job_id} has no such task or instance",
-            f"pmr status {known.summary.job_id} lists them",
+            f"{app.command_line('status', known.summary.job_id, '-n', name)} lists them",
         )
     return frozenset(chosen)
+
+
+def _only(follow: bool, task: int | None, instance_ids: tuple[str, ...]) -> list[str]:  # noqa: FBT001 (a flag of the command line)
+    """Return the words that choose what is shown, as they were given."""
+    words = ["-f"] if follow else []
+    words += [word for one in instance_ids for word in ("-i", one)]
+    return words if task is None else [*words, "--task", str(task)]
 
 
 def _show_tail(
@@ -86,7 +95,8 @@ def logs(  # noqa: PLR0913 (one for each option)
     With -f the exit code tells what the job came to, as `run` and `map` do.
     """
     fleet, known = known_job(app, name, job)
-    chosen = _chosen(known, task, instance_ids)
+    job_id = known.summary.job_id
+    chosen = _chosen(app, name, known, task, instance_ids)
     watcher = Watcher(
         app.out,
         prefix=not no_prefix and len(chosen) > 1,
@@ -103,7 +113,7 @@ def logs(  # noqa: PLR0913 (one for each option)
         chosen.__contains__, live=follow, wake_on_events=follow and known.summary.kind == "map"
     )
     follower = Follower(
-        known.summary.job_id,
+        job_id,
         tracks,
         wanted,
         remote=fleet.remote,
@@ -111,14 +121,15 @@ def logs(  # noqa: PLR0913 (one for each option)
         states=fleet.states,
         timeout_s=wait_timeout or 0.0,
     )
-    again = f"pmr logs -f {known.summary.job_id} -n {name}"
-    code = watched(app.out, follower.run(), watcher, again)
+    again = app.command_line("logs", *_only(follow, task, instance_ids), job_id, "-n", name)
+    back = WayBack(job_id, again, follower.tracks.values())
+    code = watched(app.out, follower.run(), watcher, back)
     if code is not None:
         return code
     if not follow:
         return _read(follower.tracks.values(), chosen)
     if follower.gave_up_waiting:
-        app.out.note(f"stopped following; the job goes on: {again}")
+        back.tell(app.out, "stopped following")
         return ExitCode.NOT_REACHED
     return _concluded(app, known, follower, chosen)
 

@@ -6,6 +6,7 @@ import functools
 import getpass
 import os
 import re
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -62,6 +63,15 @@ class App:
             endpoint = local_endpoint()
             self.out.note(f"local cloud at {endpoint.url.partition('//')[2].rstrip('/')}")
         return Aws(region=self._region, profile=self._profile, endpoint=endpoint)
+
+    def command_line(self, *words: object) -> str:
+        """Return `pmr WORDS` for a shell, for the same cloud as this command: the next to type."""
+        given = [
+            *(("-r", self._region) if self._region else ()),
+            *(("--profile", self._profile) if self._profile else ()),
+            *(("--local",) if self.local else ()),
+        ]
+        return shlex.join(["pmr", *(str(word) for word in words), *given])
 
 
 class Duration(click.ParamType[float]):

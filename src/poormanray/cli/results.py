@@ -10,7 +10,7 @@ import click
 
 from poormanray.cli.jobs import follower_for, job_argument, known_job
 from poormanray.cli.options import App, aws_options, cluster_option
-from poormanray.cli.watching import Watcher, outcome_row, readable_bytes, watched
+from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.results import Collection, joblog
@@ -56,8 +56,9 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
     follower = follower_for(app, fleet, known, Wanted(lambda _task: True, live=False))
     collection = Collection(folder)
     watcher = Watcher(app.out, quiet=True)
-    again = f"pmr results {known.summary.job_id} -n {name} -o {output}"
-    code = watched(app.out, _saved(collection.collect(follower), folder), watcher, again)
+    again = app.command_line("results", known.summary.job_id, "-n", name, "-o", output)
+    back = WayBack(known.summary.job_id, again, follower.tracks.values())
+    code = watched(app.out, _saved(collection.collect(follower), folder), watcher, back)
     if code is not None:
         return code
     found = outcomes(follower.tracks.values(), known.manifest.task_names)

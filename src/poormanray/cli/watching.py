@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from poormanray.cli.output import harmless
-from poormanray.errors import ExitCode, PmrError
-from poormanray.jobs.track import Backlog, Happening, HostProblem, LogGap, LogText, TaskChanged
+from poormanray.errors import CredentialsEnded, ExitCode, PmrError
+from poormanray.jobs.track import (
+    Backlog,
+    Happening,
+    HostProblem,
+    LogGap,
+    LogText,
+    TaskChanged,
+    Track,
+)
 from poormanray.ledger import REASONS, TaskState, TaskStatus, ended_counts
 
 if TYPE_CHECKING:
@@ -243,8 +252,47 @@ def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> di
     }
 
 
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """How to go on watching a job: the command to type; `tracks` tell what was last seen of it."""
+
+    job_id: str
+    command: str
+    tracks: Collection[Track]
+
+    def tell(self, out: Output, why: str) -> None:
+        """Say that nobody watches any more, what still runs, and what to type; `why` in a word."""
+        states = Counter(
+            track.status(task).state
+            for track in self.tracks
+            if not track.problem
+            for task in track.host.tasks
+        )
+        running, pending = states[TaskState.RUNNING], states[TaskState.PENDING]
+        hosts = sum(1 for track in self.tracks if not track.problem and not track.all_ended)
+        if not any(track.looked for track in self.tracks):
+            last = "no instance has told of it yet"
+        elif hosts:
+            last = f"as last seen, {running} running and {pending} pending on {hosts} instances"
+        else:
+            last = "every task has ended; its logs stay"
+        out.note(f"{why}: job {self.job_id} goes on without a watcher ({last}); to go on watching:")
+        out.note(f"  {self.command}")
+        out.event(
+            {
+                "event": "unwatched",
+                "job": self.job_id,
+                "why": why,
+                "running": running,
+                "pending": pending,
+                "instances": hosts,
+                "again": self.command,
+            }
+        )
+
+
 def watched(
-    out: Output, happenings: Iterator[Happening], watcher: Watcher, again: str
+    out: Output, happenings: Iterator[Happening], watcher: Watcher, back: WayBack
 ) -> ExitCode | None:
     """Show everything that happens; on Ctrl-C say how to go on, and return INTERRUPTED."""
     try:
@@ -252,13 +300,13 @@ def watched(
             watcher.show(happening)
     except KeyboardInterrupt:
         watcher.finish()
-        out.note("interrupted: the job goes on; to watch it again:")
-        out.note(f"  {again}")
+        back.tell(out, "interrupted")
         return ExitCode.INTERRUPTED
-    except PmrError:
+    except PmrError as error:
         watcher.finish()
-        out.note("lost sight of the job, which goes on; to watch it again:")
-        out.note(f"  {again}")
+        back.tell(out, "lost sight")
+        if isinstance(error, CredentialsEnded):
+            error.hint = f"log in again, then: {back.command}"
         raise
     watcher.finish()
     return None

@@ -12,7 +12,13 @@ import click
 
 from poormanray.cli.inputs import environment, helper_files
 from poormanray.cli.options import COUNT, DURATION, KEY_VALUE
-from poormanray.cli.watching import Watcher, readable_bytes, summary_event, watched
+from poormanray.cli.watching import (
+    Watcher,
+    WayBack,
+    readable_bytes,
+    summary_event,
+    watched,
+)
 from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
@@ -159,7 +165,8 @@ class Submission:
     def __init__(self, app: App, work: Work, selection: Selection, manner: Manner) -> None:
         if manner.job_id and not is_job_id(manner.job_id):
             raise UsageProblem(
-                f"{manner.job_id!r} is not a job id", f"pmr jobs -n {selection.cluster} lists them"
+                f"{manner.job_id!r} is not a job id",
+                f"{app.command_line('jobs', '-n', selection.cluster)} lists them",
             )
         self.app = app
         self.manner = manner
@@ -177,9 +184,7 @@ class Submission:
             for host in self.job.hosts
             if (why := self.fleet.problem_of(host.instance_id))
         }
-        self.again = (
-            f"pmr{' --local' if app.local else ''} logs -f {self.job.job_id} -n {selection.cluster}"
-        )
+        self.again = app.command_line("logs", "-f", self.job.job_id, "-n", selection.cluster)
 
     def _left_out(self, instance: Instance, why: str) -> None:
         self.app.out.note(f"[{instance.name}] left out: {why}")
@@ -261,9 +266,10 @@ class Submission:
 
     def watch(self, follower: Follower, watcher: Watcher) -> ExitCode | None:
         """Show the job until it ends; return a code if it was not seen to its end."""
-        code = watched(self.app.out, follower.run(), watcher, self.again)
+        back = WayBack(self.job.job_id, self.again, follower.tracks.values())
+        code = watched(self.app.out, follower.run(), watcher, back)
         if code is None and follower.gave_up_waiting:
-            self.app.out.note(f"stopped watching; the job goes on: {self.again}")
+            back.tell(self.app.out, "stopped watching")
             return ExitCode.NOT_REACHED
         return code
 

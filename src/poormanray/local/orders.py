@@ -74,6 +74,14 @@ class Instances(Protocol):
         ...
 
 
+class Sessions(Protocol):
+    """The temporary credentials."""
+
+    def end_all(self) -> int:
+        """Let all be over; return how many were not."""
+        ...
+
+
 class Machines(Protocol):
     """The instances as processes."""
 
@@ -104,12 +112,14 @@ class Orders:
         instances: Instances,
         agents: Agents,
         machines: Machines,
+        sessions: Sessions,
     ) -> None:
         self._rules = rules
         self._timers = timers
         self._instances = instances
         self._agents = agents
         self._machines = machines
+        self._sessions = sessions
         self._kinds: dict[str, Callable[[str, float | None], int]] = {
             "agent-stop": self._agent_stop,
             "agent-start": _always(agents.start_agent),
@@ -150,6 +160,8 @@ class Orders:
 
     def _add(self, asked: Mapping[str, Any]) -> Mapping[str, object]:
         order = _checked(asked)
+        if order["kind"] == "sessions-end":
+            return self._end_sessions(order)
         kind, named = order["kind"], order.get("instance", "")
         ids = self._instances.named(named) if named else []
         if named and not ids:
@@ -163,7 +175,7 @@ class Orders:
             return {"id": self._rules.add(rule), "kind": kind, "seed": seed}
         strike = self._kinds.get(kind)
         if strike is None:
-            known = ", ".join((*faults.REQUEST_KINDS, *self._kinds))
+            known = ", ".join((*faults.REQUEST_KINDS, *self._kinds, "sessions-end"))
             raise Refusal("ValidationError", f"{kind!r} is no kind of fault: {known}")
         measure = "free" if kind == "disk-full" else "seconds"
         wrong = sorted(order.keys() - {"kind", "instance", "count", "seed", measure})
@@ -174,6 +186,12 @@ class Orders:
             ids = _drawn(self._instances.named("*"), order.get("count", 1), seed)
         struck = {one: strike(one, order.get(measure)) for one in ids}
         return {"kind": kind, "seed": seed, "instances": struck}
+
+    def _end_sessions(self, order: Mapping[str, Any]) -> Mapping[str, object]:
+        if wrong := sorted(order.keys() - {"kind", "seed"}):
+            text = f"sessions-end happens at once and takes no {' or '.join(wrong)}"
+            raise Refusal("ValidationError", text)
+        return {"kind": "sessions-end", "seed": 0, "sessions": self._sessions.end_all()}
 
     def _agent_stop(self, instance_id: str, seconds: float | None) -> int:
         self._agents.stop_agent(instance_id)

@@ -93,7 +93,9 @@ class Cloud:
         sessions = Sessions(self._timers, settings, account=ACCOUNT)
         gate = Gate(self._access_key, self._secret_key, hosts=names, sessions=sessions)
         self._faults = Faults(self._timers.now_s)
-        self._orders = Orders(self._faults, self._timers, self._instances, self._fleet, self._host)
+        self._orders = Orders(
+            self._faults, self._timers, self._instances, self._fleet, self._host, sessions
+        )
         launches.spot.noticed = self._instances.noticed
         services = Services(
             self._moto,

@@ -6,7 +6,7 @@ import secrets
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -48,6 +48,15 @@ class Sessions:
     def expired(self, session: Session) -> bool:
         """Say whether a session is no longer good."""
         return self._timers.now_s() >= session.expires_at_s
+
+    def end_all(self) -> int:
+        """Let every session that was issued so far be over; return how many were not."""
+        now_s = self._timers.now_s()
+        with self._lock:
+            living = [one for one in self._issued.values() if one.expires_at_s > now_s]
+            for one in living:
+                self._issued[one.access_key] = replace(one, expires_at_s=now_s)
+        return len(living)
 
     def answer(self, operation: str, form: Mapping[str, str]) -> Answer:
         """Answer one of OPERATIONS with new credentials.

@@ -70,6 +70,10 @@ class Recorder:
             raise OSError("jobs run")
         self.done.append(("limit_disk", instance_id, free))
 
+    def end_all(self) -> int:
+        self.done.append(("end_all",))
+        return 3
+
     def kill_runners(self, instance_id: str, *, screens: bool) -> int:
         self.done.append(("kill_runners", instance_id, screens))
         return 1
@@ -82,7 +86,8 @@ class Desk:
         self.timers = HandTimers()
         self.rules = Faults(self.timers.now_s)
         self.world = Recorder()
-        self.orders = Orders(self.rules, self.timers, self.world, self.world, self.world)
+        world = self.world
+        self.orders = Orders(self.rules, self.timers, world, world, world, world)
 
     def add(self, kind: str, **words: object) -> Any:  # noqa: ANN401 (a JSON document)
         return self.orders.answer("POST", "faults", {"kind": kind, **words})
@@ -213,7 +218,7 @@ def test_orders_that_make_no_sense(words: dict[str, object]) -> None:
 def test_faults_of_instances_happen_at_once() -> None:
     desk = Desk()
     for kind in KINDS:
-        if kind not in faults.REQUEST_KINDS:
+        if kind not in (*faults.REQUEST_KINDS, "sessions-end"):
             assert desk.add(kind, instance="i-1")["instances"].keys() == {"i-1"}
     one = "i-1"
     assert desk.world.done == [
@@ -264,9 +269,17 @@ def test_each_protocol_has_its_own_words() -> None:
 
 def test_the_command_knows_every_kind() -> None:
     desk = Desk()
-    for kind in KINDS:
+    for kind in KINDS.keys() - {"sessions-end"}:
         desk.add(kind, instance="i-1", **({} if kind == "disk-full" else {"seconds": 1}))
     assert set(faults.REQUEST_KINDS) <= KINDS.keys()
     with pytest.raises(Refusal) as caught:
         desk.add("bogus")
     assert set(caught.value.message.partition(": ")[2].split(", ")) == set(KINDS)
+
+
+def test_all_sessions_end_at_once() -> None:
+    desk = Desk()
+    assert desk.add("sessions-end")["sessions"] == 3
+    assert desk.world.done == [("end_all",)]
+    with pytest.raises(Refusal, match="takes no instance"):
+        desk.add("sessions-end", instance="i-1")
