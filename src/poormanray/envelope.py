@@ -10,6 +10,7 @@ import base64
 import binascii
 import gzip
 import hashlib
+import itertools
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ WORDS = 5
 # A large answer is 19,500 characters; deflate cannot expand more than about 1,032 times, but an
 # honest body stays below this: room for it is at most 14 bytes for each character (answer.sh).
 MOST_BODY_BYTES = 1 << 20
+# The jobs of an instance and the logs of one request are at most a hundred, each with a few lines.
+MOST_RECORDS = 1_000
 # No log is longer than this, and Python itself takes its time over endless digits.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -165,7 +168,11 @@ def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
     events: Chunk | None = None
     records: list[Record] = []
     jobs: list[tuple[str, bytes]] = []
-    while reader.at < len(body):
+    for number in itertools.count(1):
+        if reader.at >= len(body):
+            break
+        if number > MOST_RECORDS:
+            raise EnvelopeError("more records than anybody asked for")
         words = reader.line()
         match words:
             case ["k", key, *value]:

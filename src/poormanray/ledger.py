@@ -9,12 +9,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from poormanray.schedule import whole_number
+
 ID_LENGTH = 11
 # The highest signal number of Linux; a shell reports death by signal n as 128 + n.
 SIGNALS = 64
 HIGHEST_CODE = 255
-# Numbers and epoch seconds of events, as long as honest ones can be (up to the year 5138).
-_WHOLE = re.compile(r"[0-9]{1,9}")
+# More attempts of a task than this are nobody's honest doing.
+MOST_ATTEMPTS = 1_000
+LONGEST_REASON = 60
+# Epoch seconds of events, as long as honest ones can be (up to the year 5138).
 _TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 # Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
 _NO_DIGIT = re.compile(r"[^0-9a-zA-Z ]")
@@ -111,10 +115,12 @@ REASONS = {
 class EventLog:
     """The events of one instance, folded as they arrive; any split of them folds the same.
 
-    `offset` counts the bytes that were folded, whole lines only: read on from there.
+    `offset` counts the bytes that were folded, whole lines only: read on from there. `own` are
+    the tasks that the instance may tell of (None: any); what it says of others is damage.
     """
 
     offset: int = 0
+    own: frozenset[int] | None = None
     tasks: dict[tuple[int, int], TaskStatus] = field(default_factory=dict)
     newest: dict[int, TaskStatus] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
@@ -149,25 +155,30 @@ class EventLog:
     def _read(self, text: str, changed: list[TaskStatus]) -> None:
         match text.split(" "):
             case ["J", _, "runner-started", slots, _, detached_by, *_]:
-                self.slots, self.detached_by = _whole(slots), detached_by
+                self.slots, self.detached_by = whole_number(slots), detached_by
             case ["J", _, "runner-lost", *_]:
                 self.runner_lost = True
             case ["S", when, task, attempt, slot, *_]:
                 self._put(
                     TaskStatus(
-                        _whole(task),
-                        _whole(attempt),
+                        *self._key(task, attempt),
                         TaskState.RUNNING,
                         started_at=_seconds(when),
-                        slot=_whole(slot),
+                        slot=whole_number(slot),
                     ),
                     changed,
                 )
             case ["E", when, task, attempt, code, reason, *rest]:
-                key = (_whole(task), _whole(attempt))
+                key = self._key(task, attempt)
                 before = self.tasks.get(key)
                 began = before.started_at if before else None
                 self._put(_ended(key, _seconds(when), code, reason, rest, began), changed)
+
+    def _key(self, task: str, attempt: str) -> tuple[int, int]:
+        key = (whole_number(task), whole_number(attempt))
+        if key[1] > MOST_ATTEMPTS or (self.own is not None and key[0] not in self.own):
+            raise ValueError("not a task of this instance")
+        return key
 
     def _put(self, status: TaskStatus, changed: list[TaskStatus]) -> None:
         key = (status.task, status.attempt)
@@ -185,12 +196,6 @@ class EventLog:
         changed.append(status)
 
 
-def _whole(text: str) -> int:
-    if not _WHOLE.fullmatch(text):
-        raise ValueError("not a number of an event")
-    return int(text)
-
-
 def _seconds(text: str) -> float:
     if not _TIME.fullmatch(text):
         raise ValueError("not a time of an event")
@@ -205,7 +210,7 @@ def _ended(
     rest: list[str],
     began: float | None,
 ) -> TaskStatus:
-    exit_code = None if code == "-" else _whole(code)
+    exit_code = None if code == "-" else whole_number(code)
     if exit_code is not None and exit_code > HIGHEST_CODE:
         raise ValueError("no process ends with such a code")
     if reason == "exit":
@@ -218,10 +223,10 @@ def _ended(
         *key,
         state,
         exit_code=exit_code,
-        reason="" if reason == "exit" else reason,
+        reason="" if reason == "exit" else reason[:LONGEST_REASON],
         started_at=_seconds(rest[0]) if rest else began,
         ended_at=when,
-        slot=_whole(rest[1]) if len(rest) > 1 else 0,
+        slot=whole_number(rest[1]) if len(rest) > 1 else 0,
     )
 
 

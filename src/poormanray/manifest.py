@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from poormanray.schedule import decode_ids, encode_ids
+from poormanray.schedule import MOST_IDS, decode_ids, encode_ids, whole_number
+
+_INSTANCE_ID = re.compile(r"i-[0-9a-z]{1,32}")
+# A cluster's name and a host index (see model.py).
+_INSTANCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,12 @@ class Job:
 
 
 def _b64(text: str) -> str:
-    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii") or "="
+    return base64.b64encode(os.fsencode(text)).decode("ascii") or "="
 
 
 def _unb64(text: str) -> str:
     try:
-        return base64.b64decode("" if text == "=" else text).decode("utf-8", "surrogateescape")
+        return os.fsdecode(base64.b64decode("" if text == "=" else text))
     except ValueError:
         return "?"
 
@@ -122,7 +127,7 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
     return [
         ("meta", encode_meta(job)),
         ("manifest", ("\n".join(lines) + "\n").encode("ascii")),
-        ("env", env.encode("utf-8", "surrogateescape")),
+        ("env", os.fsencode(env)),
         ("content", bytes(content)),
     ]
 
@@ -146,8 +151,8 @@ class JobSummary:
     runner: str = ""
 
 
-def _number(text: str) -> int:
-    return int(text) if re.fullmatch("[0-9]{1,15}", text) else 0
+def _number(text: str, digits: int = 15) -> int:
+    return int(text) if re.fullmatch(f"[0-9]{{1,{digits}}}", text) else 0
 
 
 def _seconds(text: str) -> float:
@@ -165,7 +170,8 @@ def decode_meta(data: bytes) -> JobSummary:
         cluster=values.get("cluster", ""),
         name=_unb64(values.get("name", "=")),
         submitter=_unb64(values.get("submitter", "=")),
-        created_at=_number(values.get("created", "")),
+        # Up to the year 5138: no calendar goes on for much longer.
+        created_at=_number(values.get("created", ""), digits=11),
         task_count=_number(values.get("tasks", "")),
         host_count=_number(values.get("hosts", "")),
         digest=values.get("digest", ""),
@@ -196,14 +202,26 @@ def decode_manifest(data: bytes) -> Manifest:
     """
     hosts: dict[str, Host] = {}
     names: dict[int, str] = {}
+    spread: set[int] = set()
     for line in data.decode("ascii", "replace").splitlines():
         match line.split(" "):
             case ["H", index, instance_id, name]:
-                hosts[instance_id] = Host(int(index), instance_id, _unb64(name), ())
+                hosts[instance_id] = _host(index, instance_id, _unb64(name))
             case ["Q", instance_id, ids] if instance_id in hosts:
                 host = hosts[instance_id]
                 tasks = tuple(decode_ids(ids))
+                before = len(spread)
+                spread.update(tasks)
+                if host.tasks or len(spread) != before + len(tasks) or before > MOST_IDS:
+                    raise ValueError("a task is spread twice")
                 hosts[instance_id] = Host(host.host_index, instance_id, host.name, tasks)
             case ["T", task, _, name]:
-                names[int(task)] = _unb64(name)
+                names[whole_number(task)] = _unb64(name)
     return Manifest(tuple(hosts.values()), names)
+
+
+def _host(index: str, instance_id: str, name: str) -> Host:
+    # Names of instances are put before lines and into tables, as ours are: without blanks.
+    if not _INSTANCE_ID.fullmatch(instance_id) or not _INSTANCE_NAME.fullmatch(name):
+        raise ValueError("an instance has an impossible id or name")
+    return Host(whole_number(index), instance_id, name, ())

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 # What an instance says is not trusted with the client's memory.
 MOST_IDS = 1_000_000
+_WHOLE = re.compile("[0-9]{1,9}")
+
+
+def whole_number(text: str) -> int:
+    """Return the number of a task, an attempt or a host: up to nine digits and nothing else.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"{text[:20]!r} is no number of a job")
+    return int(text)
 
 
 def spread(task_count: int, host_count: int) -> list[list[int]]:
@@ -40,7 +53,9 @@ def decode_ids(text: str) -> list[int]:
     for run in filter(None, text.split(",")):
         bounds, _, step = run.partition(":")
         first, _, last = bounds.partition("-")
-        more = range(int(first), int(last or first) + 1, int(step or 1))
+        more = range(
+            whole_number(first), whole_number(last or first) + 1, whole_number(step or "1")
+        )
         if len(ids) + len(more) > MOST_IDS:
             raise ValueError("more ids than a job can have")
         ids.extend(more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -40,7 +41,12 @@ def job(**changes: object) -> Job:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-@given(name=names, submitter=names, tasks=st.lists(names, min_size=1, max_size=9), host=names)
+@given(
+    name=names,
+    submitter=names,
+    tasks=st.lists(names, min_size=1, max_size=9),
+    host=st.from_regex(r"[a-z0-9][A-Za-z0-9._-]{0,99}-[0-9]{4}", fullmatch=True),
+)
 def test_names_come_back_as_they_were(
     name: str, submitter: str, tasks: list[str], host: str
 ) -> None:
@@ -137,8 +143,35 @@ def test_nonsense_makes_no_meta_fail(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"H x i-1 =\n", b"H 0 i-1 =\nQ i-1 0-99999999999\n", b"T x 0 =\n", b"H 0 i-1 =\nQ i-1 x\n"],
+    [
+        b"H x i-1 Yy0w\n",
+        b"H " + b"9" * 5000 + b" i-1 Yy0w\n",
+        b"H 0 i-1 Yy0w\nQ i-1 0-99999999999\n",
+        b"H 0 i-1 Yy0w\nQ i-1 0-999999999\n",
+        b"H 0 i-1 Yy0w\nQ i-1 0-1" + b"0" * 30 + b"\n",
+        b"H 0 i-1 Yy0w\nQ i-1 x\n",
+        b"H 0 i-1 Yy0w\nQ i-1 0-5:0\n",
+        b"H 0 i-1 Yy0w\nQ i-1 0-5\nQ i-1 6-9\n",
+        b"H 0 i-1 Yy0w\nH 1 i-2 Yy0x\nQ i-1 0-5\nQ i-2 5\n",
+        b"T x 0 =\n",
+        b"T -1 0 =\n",
+        b"H 0 i-1 =\n",
+        b"H 0 i-1 YwobWzJKCg==\n",
+        b"H 0 i-1 /w==\n",
+        b"H 0 ../x Yy0w\n",
+    ],
 )
 def test_a_damaged_manifest_is_an_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"invalid literal|more ids"):
+    with pytest.raises(ValueError, match=r"no number|more ids|must not be zero|twice|impossible"):
+        decode_manifest(data)
+
+
+def test_the_sound_part_of_those_is_sound() -> None:
+    (host,) = decode_manifest(b"H 0 i-1 Yy0w\nQ i-1 0-5:5\n").hosts
+    assert host == Host(0, "i-1", "c-0", (0, 5))
+
+
+@given(st.lists(st.sampled_from(list(b"HQTSF 019-:,=i\n/Yy0w")), max_size=120).map(bytes))
+def test_no_manifest_fails_otherwise(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
         decode_manifest(data)

@@ -22,7 +22,7 @@ def test_neighbours_go_to_different_hosts() -> None:
     assert spread(7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
 
 
-@given(st.lists(st.integers(0, 10**9), unique=True, max_size=200))
+@given(st.lists(st.integers(0, 10**9 - 1), unique=True, max_size=200))
 def test_ids_come_back_in_any_order(ids: list[int]) -> None:
     assert decode_ids(encode_ids(ids)) == ids
 
@@ -39,13 +39,15 @@ def test_a_round_robin_share_is_one_short_run(tasks: int, hosts: int) -> None:
         assert "," not in encode_ids(share)
 
 
-@pytest.mark.parametrize("text", ["x", "-3", "1-5:x", "1-5:0", "1,,2-x"])
+@pytest.mark.parametrize(
+    "text", ["x", "-3", "1-5:x", "1-5:0", "1,,2-x", "1_0", "+1", "0-1" + "0" * 30]
+)
 def test_what_is_no_list_of_ids_is_an_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r"invalid literal|must not be zero"):
+    with pytest.raises(ValueError, match=r"no number of a job|must not be zero"):
         decode_ids(text)
 
 
-@pytest.mark.parametrize("text", ["0-99999999999999", f"0-{MOST_IDS}", f"0-{MOST_IDS - 1},5"])
+@pytest.mark.parametrize("text", ["0-999999999", f"0-{MOST_IDS}", f"0-{MOST_IDS - 1},5"])
 def test_few_words_cannot_stand_for_endless_ids(text: str) -> None:
     with pytest.raises(ValueError, match="more ids"):
         decode_ids(text)

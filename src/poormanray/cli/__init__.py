@@ -165,7 +165,8 @@ def _ended(error: BaseException, out: Output) -> int:
         traceback.print_exception(error)
     match error:
         case click.exceptions.NoArgsIsHelpError():
-            out.note(error.format_message())
+            for line in error.format_message().splitlines():
+                out.note(line)
             code = ExitCode.USAGE
         case click.ClickException():
             out.failure(_bad_words(error))

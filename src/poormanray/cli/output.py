@@ -20,14 +20,26 @@ from poormanray.errors import PmrError, UsageProblem
 if TYPE_CHECKING:
     from typing import TextIO
 
-# Tags and logs come from elsewhere; none of these may reach a terminal: it would obey them.
-# Lone surrogates stand for bytes of names that are not UTF-8: no stream can encode them.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Tags and logs come from elsewhere; none of these may reach a terminal: it would obey them, or
+# show what follows in another order. Lone surrogates stand for bytes of names that are not UTF-8:
+# no stream can encode them.
+_UNSEEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROL = re.compile(f"[{_UNSEEN}]")
+_CONTROL_OR_BREAK = re.compile(f"[{_UNSEEN}\t\n]")
 
 
 def harmless(text: str) -> str:
     """Return `text` with control characters made visible, so that a terminal shows them only."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return _CONTROL.sub(_visible, text)
+
+
+def one_line(text: str) -> str:
+    """Return `text` as `harmless` does, and as one line: a name cannot begin a line of its own."""
+    return _CONTROL_OR_BREAK.sub(_visible, text)
+
+
+def _visible(found: re.Match[str]) -> str:
+    return f"\\x{ord(found.group()):02x}"
 
 
 def to_json(value: object) -> object:
@@ -68,7 +80,7 @@ class Output:
         """Say one line to the person, on stderr, in both modes."""
         with self._lock:
             self._wipe()
-            print(harmless(text), file=sys.stderr, flush=True)
+            print(one_line(text), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """Show how far the work is: redrawn in place on a terminal, else a line per change.
@@ -81,18 +93,18 @@ class Output:
             if self._redraws:
                 self._wipe()
                 width = shutil.get_terminal_size().columns - 1
-                print(harmless(text)[:width], end="", file=sys.stderr, flush=True)
+                print(one_line(text)[:width], end="", file=sys.stderr, flush=True)
             elif text:
-                print(harmless(text), file=sys.stderr, flush=True)
+                print(one_line(text), file=sys.stderr, flush=True)
             self._progress = text
 
     def line(self, text: str) -> None:
-        """Print one line of data on stdout, in text mode only; a terminal gets it defused."""
+        """Print one line of data on stdout, in text mode only, defused."""
         if self.json:
             return
         with self._lock:
             self._wipe()
-            print(harmless(text) if self.is_terminal else text, flush=True)
+            print(one_line(text), flush=True)
 
     def raw(self, data: bytes) -> None:
         """Write bytes to stdout as they are."""
@@ -116,7 +128,7 @@ class Output:
         """Print a table on stdout, in text mode only: drawn on a terminal, aligned text else."""
         if self.json:
             return
-        clean = [[harmless(cell) for cell in row] for row in rows]
+        clean = [[one_line(cell) for cell in row] for row in rows]
         with self._lock:
             self._wipe()
             if self.is_terminal:
@@ -137,7 +149,7 @@ class Output:
             )
         with self._lock:
             self._wipe()
-            print(f"{harmless(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+            print(f"{one_line(question)} [y/N] ", end="", file=sys.stderr, flush=True)
             return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
     def failure(self, error: PmrError) -> None:

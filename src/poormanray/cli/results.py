@@ -13,7 +13,7 @@ from poormanray.cli.options import App, aws_options, cluster_option
 from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.outcome import outcomes
-from poormanray.jobs.results import Collection, joblog
+from poormanray.jobs.results import Collection, fresh, joblog
 from poormanray.jobs.track import Happening, Wanted
 
 
@@ -64,7 +64,7 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
     found = outcomes(follower.tracks.values(), known.manifest.task_names)
     text = joblog(found, collection.sizes)
     with _writing(folder):
-        (folder / "joblog.tsv").write_bytes(text.encode("utf-8", "surrogateescape"))
+        fresh(folder / "joblog.tsv").write_bytes(text.encode("utf-8", "surrogateescape"))
     missing = [outcome for outcome in found if not outcome.state.ended]
     unread = [track for track in follower.tracks.values() if track.problem]
     total = sum(collection.sizes.values())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from poormanray.cli.output import harmless
+from poormanray.cli.output import harmless, one_line
 from poormanray.errors import CredentialsEnded, ExitCode, PmrError
 from poormanray.jobs.track import (
     Backlog,
@@ -151,7 +151,7 @@ class Watcher:
         label = f"{name} {key.partition('.')[0]}" if self.by_task else name
         if self.out.is_terminal:
             line = harmless(line.decode("utf-8", "replace")).encode()
-        self.out.raw(f"[{label}] ".encode() + line + b"\n")
+        self.out.raw(f"[{one_line(label)}] ".encode() + line + b"\n")
 
     def _gap(self, gap: LogGap) -> None:
         place = (gap.host.name, gap.key)

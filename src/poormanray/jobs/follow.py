@@ -274,7 +274,7 @@ class Follower:
         track.heard_at_s = now_s
         track.failures = 0
         if refusal := reply.answer.facts.get("refused", ""):
-            yield from self._give_up(track, REFUSALS.get(refusal, refusal))
+            yield from self._give_up(track, REFUSALS.get(refusal, refusal[:99]))
             return
         if kind != "bulk":
             track.looked = True
@@ -282,6 +282,8 @@ class Follower:
                 track.due_at_s = now_s + BUSY_S
         yield from self._take_events(track, reply.answer)
         yield from self._take_logs(track, reply.answer, asked)
+        if track.promises_only(reply.answer):
+            yield from self._give_up(track, REFUSALS["empty"])
         if self._lost_with_runner(track):
             # Nothing more will happen there, but what has happened can be read.
             yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)

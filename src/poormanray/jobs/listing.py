@@ -9,13 +9,17 @@ from poormanray.envelope import Answer, Chunk
 from poormanray.errors import NotFound, NotReached
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
-from poormanray.ledger import is_job_id
+from poormanray.ledger import ID_LENGTH, is_job_id
 from poormanray.manifest import JobSummary, Manifest, decode_manifest, decode_meta
 from poormanray.remote import EVERYONE, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 MOST_JOBS = 100
 META, MANIFEST = "@meta", "@manifest"
+# What a job's manifest may come to; as much as all of its content (see submit.py).
+MOST_FILE_BYTES = 64 << 20
+# A large answer that does not end a file brings at least this much of it.
+LEAST_PROGRESS_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,14 @@ class Listed:
         """Return one word for where the job stands."""
         if self.running:
             return "RUNNING"
-        counts = self.counts
-        if counts["succeeded"] + counts["failed"] < counts["queued"]:
+        succeeded, failed, queued = (
+            self.counts.get(key, 0) for key in ("succeeded", "failed", "queued")
+        )
+        if succeeded + failed < queued:
             return "STALLED"
         if self.hosts_seen < self.summary.host_count:
             return "PARTLY KNOWN"
-        return "FAILED" if counts["failed"] else "SUCCEEDED"
+        return "FAILED" if failed else "SUCCEEDED"
 
 
 @dataclass(slots=True)
@@ -45,6 +51,23 @@ class _Sum:
     summary: JobSummary
     counts: dict[str, int] = field(default_factory=dict)
     runners: list[str] = field(default_factory=list)
+
+    def add(self, told: JobSummary) -> None:
+        self.runners.append(told.runner)
+        for key, count in told.counts.items():
+            self.counts[key] = self.counts.get(key, 0) + count
+
+
+def _summary(job_id: str, data: bytes) -> JobSummary:
+    """Read a job's meta; the id becomes a part of paths on instances.
+
+    Raises:
+        ValueError: it is no meta of that job.
+    """
+    summary = decode_meta(data)
+    if not is_job_id(job_id) or summary.job_id != job_id:
+        raise ValueError(f"what it tells of job {job_id[:ID_LENGTH]!r} is not of that job")
+    return summary
 
 
 def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dict[str, str]]:
@@ -56,12 +79,14 @@ def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dic
         if reply.answer is None:
             problems[reply.instance_id] = reply.problem
             continue
-        for job_id, data in reply.answer.jobs:
-            summary = decode_meta(data)
-            entry = found.setdefault(job_id, _Sum(summary))
-            entry.runners.append(summary.runner)
-            for key, count in summary.counts.items():
-                entry.counts[key] = entry.counts.get(key, 0) + count
+        try:
+            summaries = [_summary(job_id, data) for job_id, data in reply.answer.jobs]
+        except ValueError as error:
+            problems[reply.instance_id] = f"its answer is damaged: {error}"
+            continue
+        for summary in summaries:
+            if summary.cluster == fleet.cluster:
+                found.setdefault(summary.job_id, _Sum(summary)).add(summary)
     listed = [
         Listed(
             summary=entry.summary,
@@ -129,16 +154,42 @@ def load(fleet: Fleet, job_id: str) -> Known:
             f"cluster {fleet.cluster} has no job {job_id}",
             f"pmr jobs -n {fleet.cluster} lists its jobs",
         )
-    instance_id, answer = next(iter(answers.items()))
-    summary = decode_meta(_whole(fleet, job_id, instance_id, answer, META))
-    try:
-        manifest = decode_manifest(_whole(fleet, job_id, instance_id, answer, MANIFEST))
-    except ValueError as error:
-        raise NotReached(
-            f"{instance_id} holds a damaged manifest of job {job_id}: {error}",
-            f"pmr jobs -n {fleet.cluster} lists the cluster's jobs",
-        ) from error
-    return Known(summary, manifest, frozenset(answers), problems)
+    return _first_sound(fleet, job_id, answers, problems)
+
+
+def _first_sound(
+    fleet: Fleet, job_id: str, answers: dict[str, Answer], problems: dict[str, str]
+) -> Known:
+    """Return the job as the first instance knows it that tells sound things of it.
+
+    Raises:
+        NotFound: it is a job of another cluster.
+        NotReached: not one of them tells sound things.
+    """
+    foreign = ""
+    for instance_id, answer in answers.items():
+        try:
+            summary = _summary(job_id, _whole(fleet, job_id, instance_id, answer, META))
+            if summary.cluster != fleet.cluster:
+                # An instance that has come from another cluster kept its ledgers.
+                foreign = summary.cluster
+                problems[instance_id] = f"it knows the job as one of cluster {foreign}"
+                continue
+            manifest = decode_manifest(_whole(fleet, job_id, instance_id, answer, MANIFEST))
+        except ValueError as error:
+            problems[instance_id] = f"its answer is damaged: {error}"
+        else:
+            return Known(summary, manifest, frozenset(answers.keys() - problems), problems)
+    if foreign:
+        raise NotFound(
+            f"cluster {fleet.cluster} has no job {job_id}: it is one of cluster {foreign}",
+            f"pmr jobs -n {fleet.cluster} lists its jobs",
+        )
+    instance_id, why = next((key, problems[key]) for key in answers)
+    raise NotReached(
+        f"no instance tells sound things of job {job_id}: {instance_id}: {why}",
+        f"pmr jobs -n {fleet.cluster} lists the cluster's jobs",
+    )
 
 
 def _whole(fleet: Fleet, job_id: str, instance_id: str, answer: Answer, name: str) -> bytes:
@@ -155,8 +206,8 @@ def _whole(fleet: Fleet, job_id: str, instance_id: str, answer: Answer, name: st
                 data += b"".join(item.data for item in items if isinstance(item, Text))
         if cursor.size and cursor.delivered >= cursor.size:
             return bytes(data)
-        if asked and len(data) == before:
-            raise NotReached(f"{instance_id} tells no more of job {job_id}", "try again")
+        if len(data) > MOST_FILE_BYTES or (asked and len(data) - before < LEAST_PROGRESS_BYTES):
+            raise ValueError("it promises more than it brings")
         asked = True
         row = f"- 0 0 {LARGE_ANSWER_CHARS} {name}:{cursor.delivered}"
         order = Order(Call("observe", (job_id,), 0), {instance_id: row}, large=True)

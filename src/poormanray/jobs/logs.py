@@ -81,6 +81,8 @@ class LogCursor:
             # It was asked for from the end: here is where that is.
             self.delivered = self.frontier = record_start(record)
         start = record_start(record)
+        if record.end < start or not self._was_asked(start, asked):
+            return []
         # Requests that begin inside a hole are all answered from its end: the longest counts.
         if start not in self.parts or self.parts[start].end < record.end:
             self.parts[start] = record
@@ -93,6 +95,12 @@ class LogCursor:
                 self.todo.insert(0, Piece(self.name, record.end, upto))
                 self.frontier = max(self.frontier, upto)
         return self._hand_on()
+
+    def _was_asked(self, start: int, asked: Piece | None) -> bool:
+        """Say whether an answer may begin there: where it was asked to, or after a hole there."""
+        if start <= max(self.delivered, asked.start if asked else 0):
+            return True
+        return any(isinstance(part, Hole) and part.end == start for part in self.parts.values())
 
     def _hand_on(self) -> list[Text | Gap]:
         ready: list[Text | Gap] = []

@@ -53,15 +53,23 @@ class Collection:
             yield happening
         for track in follower.tracks.values():
             for key in track.cursors.keys() - begun:
-                self.path(key).write_bytes(b"")
+                fresh(self.path(key)).touch()
 
     def _write(self, text: LogText, *, first: bool) -> None:
         task = int(text.key.partition(".")[0])
         if first:
             self.sizes[task] = 0
-        with self.path(text.key).open("wb" if first else "ab") as file:
-            file.write(text.data)
+            fresh(self.path(text.key)).write_bytes(text.data)
+        else:
+            with self.path(text.key).open("ab") as file:
+                file.write(text.data)
         self.sizes[task] += len(text.data)
+
+
+def fresh(path: Path) -> Path:
+    """Return a path at which nothing lies: a link that lay there is removed, not followed."""
+    path.unlink(missing_ok=True)
+    return path
 
 
 def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:

@@ -106,7 +106,7 @@ class Parcel:
         return Order(
             call,
             {},
-            comment=f"pmr {self.job.kind} {self.job.job_id} {self.job.name}".strip(),
+            comment=f"pmr {self.job.kind} {self.job.job_id}",
             deliver_timeout_s=deliver_timeout_s,
         )
 

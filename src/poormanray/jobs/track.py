@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from poormanray.envelope import Answer, Chunk
 from poormanray.jobs.logs import ANSWER_BYTES, LogCursor, waiting_bytes
 from poormanray.ledger import EventLog, TaskState, TaskStatus
 from poormanray.manifest import Host
 
+# A long answer that brings less than this and says that there is more is rare: at a log's hole.
+LEAST_BROUGHT_BYTES = 256
+MOST_MEAGRE = 8
 # Why nothing more is expected of an instance, by what it answers.
 REFUSALS = {
     "runner-lost": "its runner has died; what had not started will not start",
@@ -17,6 +21,7 @@ REFUSALS = {
     "digest": "the job arrived damaged; nothing was started",
     "unpack": "it could not store the job (is its disk full?)",
     "no-such-job": "it does not know this job",
+    "empty": "its answers are damaged: they promise more than they bring",
 }
 
 
@@ -95,7 +100,8 @@ class Track:
 
     `looking`: a look that may wait is under way; `looked`: at least one has been answered;
     `behind`: its ledger has events that did not fit; `lanes`: requests for bulk under way;
-    `ratio`: how well its logs compress; `problem`: why nothing more is expected of it; `gone`: it
+    `ratio`: how well its logs compress; `meagre`: answers in a row that brought next to nothing
+    of what they say there is; `problem`: why nothing more is expected of it; `gone`: it
     cannot even be asked.
     """
 
@@ -109,11 +115,25 @@ class Track:
     lanes: int = 0
     ratio: float = 3.0
     failures: int = 0
+    meagre: int = 0
     heard_at_s: float = 0.0
     due_at_s: float = 0.0
     problem: str = ""
     gone: bool = False
     stalled_since_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Take nothing from the instance that is another's to tell."""
+        self.log.own = frozenset(self.host.tasks)
+
+    def promises_only(self, answer: Answer) -> bool:
+        """Take note of how much an answer brought; say whether it is time to give up on them."""
+        names = {record.name for record in answer.records}
+        more = self.behind or any(self.cursors[name].todo for name in names & self.cursors.keys())
+        chunks = [record for record in answer.records if isinstance(record, Chunk)]
+        brought = sum(len(chunk.data) for chunk in (*chunks, *filter(None, [answer.events])))
+        self.meagre = self.meagre + 1 if more and brought < LEAST_BROUGHT_BYTES else 0
+        return self.meagre > MOST_MEAGRE
 
     def status(self, task: int) -> TaskStatus:
         """Return the newest attempt of a task, PENDING where the ledger has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ def shell_words(words: Sequence[str]) -> str:
 
 def command_script(command: str) -> bytes:
     """Return the script that runs a command line under bash."""
-    return b"#!/bin/bash\n" + command.encode("utf-8", "surrogateescape") + b"\n"
+    return b"#!/bin/bash\n" + os.fsencode(command) + b"\n"
 
 
 def words_script(words: Sequence[str]) -> bytes:

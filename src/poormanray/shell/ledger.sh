@@ -31,16 +31,19 @@ boot_id() { # sets BOOT
     [[ -r /proc/sys/kernel/random/boot_id ]] && read -r BOOT </proc/sys/kernel/random/boot_id
 }
 
+fields_of() { # pid; sets FIELDS to what /proc/<pid>/stat says after the command's name
+    local stat=
+    # Whoever runs a program chooses that name: it may hold brackets, spaces and newlines.
+    { IFS= read -r -d '' stat </proc/"$1"/stat || [[ -n $stat ]]; } 2>/dev/null || return 1
+    # shellcheck disable=SC2206 # splitting into fields is meant
+    FIELDS=(${stat##*) })
+    ((${#FIELDS[@]} > 19)) && [[ ${FIELDS[0]} != Z ]]
+}
+
 started_at() { # pid; sets STARTED to the process's start time in clock ticks since boot, or ""
-    local stat
     STARTED=
-    { read -r stat </proc/"$1"/stat; } 2>/dev/null || return 1
-    # The command name may hold spaces and brackets: count fields from its last bracket.
-    stat=${stat##*) }
-    # shellcheck disable=SC2086 # splitting into fields is meant
-    set -- $stat
-    [[ $1 == Z ]] && return 1
-    STARTED=${20}
+    fields_of "$1" || return 1
+    STARTED=${FIELDS[19]}
 }
 
 checksum() { # text; sets SUM to eight hexadecimal digits
@@ -76,6 +79,8 @@ claim() { # task.attempt; true for exactly one caller, ever
 }
 
 open_job() { # job id; sets JOB and JOB_DIR
+    # The id is a part of paths that root writes to.
+    [[ $1 =~ ^[0-9a-z]+$ ]] || return
     JOB=$1
     JOB_DIR=$PMR_ROOT/jobs/$1
     [[ -d $JOB_DIR ]]
@@ -122,13 +127,9 @@ carries() { # pid NAME=value; true when the process was started with that variab
 }
 
 session_of() { # pid; sets SESSION, as /proc/<pid>/stat tells it to everybody
-    local stat
     SESSION=
-    { read -r stat </proc/"$1"/stat; } 2>/dev/null || return 1
-    stat=${stat##*) }
-    # shellcheck disable=SC2086 # splitting into fields is meant
-    set -- $stat
-    [[ $1 == Z ]] || SESSION=$4
+    fields_of "$1" || return 1
+    SESSION=${FIELDS[3]}
 }
 
 processes_of() { # task.attempt or "" for the whole job; sets PIDS

@@ -62,7 +62,9 @@ place_files() { # work folder; the job's helper files, each under its own path
     local line at size mode path
     for line in ${FILES[@]+"${FILES[@]}"}; do
         read -r at size mode path <<<"$line"
-        path=$1/$(base64 -d <<<"$path")
+        # A command substitution drops the newlines at its end, and a name may have some.
+        path=$(base64 -d <<<"$path" && printf x)
+        path=$1/${path%x}
         mkdir -p "${path%/*}" && cut_out "$at" "$size" >"$path" && chmod "$mode" "$path" || return
     done
 }
@@ -122,17 +124,20 @@ prepare() { # task.attempt; what it needs is there, or FAULT says why not
 
 task_environment() { # task attempt; what a task sees, on top of a clean environment
     local entry
-    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME LC_ALL OLDPWD
+    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME OLDPWD
     export HOME=$USER_HOME USER=$USER_NAME LOGNAME=$USER_NAME SHELL=${USER_SHELL:-/bin/bash}
-    export LANG=C.UTF-8 TERM=dumb PYTHONUNBUFFERED=1
+    export TERM=dumb PYTHONUNBUFFERED=1
     export AWS_REGION=$META_region AWS_DEFAULT_REGION=$META_region
     export PMR_JOB_ID=$JOB PMR_TASK_ID=$1 PMR_TASK_INDEX=$1 PMR_TASK_COUNT=$META_tasks
     export PMR_TASK_ATTEMPT=$2 PMR_TASK_KEY=${JOB}_$1.$2 PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}
     export PMR_HOST_INDEX=$HOST_INDEX PMR_HOST_COUNT=$META_hosts PMR_CLUSTER=$META_cluster
-    while IFS= read -r -d '' entry; do
-        export "${entry?}"
-    done <"$JOB_DIR/env"
     unset AWS_SSM_INSTANCE_ID
+    # The user's names may be this shell's own, or ones that no shell can set (UID): `env` sets
+    # them. The locale is among them, because this shell takes bytes as they are.
+    ENTRIES=(LANG=C.UTF-8)
+    while IFS= read -r -d '' entry; do
+        ENTRIES+=("$entry")
+    done <"$JOB_DIR/env"
 }
 
 begin() { # task attempt; tells that it runs in this very process, before anything of it does
@@ -155,7 +160,9 @@ become_task() { # task attempt; never returns
     cd "$WORK" || exit 126
     task_environment "$1" "$2"
     umask 022
-    exec setsid ${SWITCH[@]+"${SWITCH[@]}"} "$SCRIPT"
+    # What has a "=" in it would be a variable.
+    [[ $SCRIPT != *=* ]] || SCRIPT=../../../jobs/$JOB/scripts/${SCRIPT##*/}
+    exec setsid ${SWITCH[@]+"${SWITCH[@]}"} env -u LC_ALL "${ENTRIES[@]}" "$SCRIPT"
 }
 
 time_limit() { # task.attempt; ends the task when its time is over
