@@ -28,6 +28,8 @@ POLL_GROWTH = 1.3
 LONGEST_POLL_S = 1.2
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
+# How long an instance has to take a command where nobody says otherwise.
+DELIVER_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Order:
     window_s: int = 0
     large: bool = False
     comment: str = ""
-    deliver_timeout_s: int = 60
+    deliver_timeout_s: int = DELIVER_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Flight:
-    """A command under way, and the instances that have not answered yet."""
+    """A command under way: who has not answered yet, and who was seen to take it."""
 
     command_id: str
     waiting: set[str]
@@ -70,6 +72,7 @@ class Flight:
     large: bool
     next_poll_s: float
     interval_s: float
+    taken: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -140,12 +143,9 @@ class Remote:
 
         `flights` is how many commands are polled side by side: the more, the wider apart.
         """
-        replies = [
-            reply
-            for part in self._look(flight)
-            if part.instance_id in flight.waiting and part.status.ended
-            for reply in [self._reply(flight, part)]
-        ]
+        parts = [part for part in self._look(flight) if part.instance_id in flight.waiting]
+        flight.taken |= {p.instance_id for p in parts if p.status is InvocationStatus.RUNNING}
+        replies = [self._reply(flight, part) for part in parts if part.status.ended]
         now_s = self._clock.now_s()
         if now_s >= flight.deadline_s:
             told = {reply.instance_id for reply in replies}
@@ -165,10 +165,8 @@ class Remote:
         return self._ssm.invocations(flight.command_id)
 
     def _reply(self, flight: Flight, part: Invocation) -> Reply:
-        if part.status is InvocationStatus.UNDELIVERED:
-            return Reply(part.instance_id, None, f"not delivered ({part.detail})", delivered=False)
         if part.status is not InvocationStatus.DONE:
-            return Reply(part.instance_id, None, f"the command ended as {part.detail}")
+            return _unanswered(part, taken=part.instance_id in flight.taken)
         try:
             return Reply(part.instance_id, decode(part.output))
         except EnvelopeCut:
@@ -200,3 +198,12 @@ class Remote:
             for reply in self.poll(flight, flights=len(under_way)):
                 yield number, reply
             under_way = [each for each in under_way if each[1].waiting]
+
+
+def _unanswered(part: Invocation, *, taken: bool) -> Reply:
+    if part.status is not InvocationStatus.UNDELIVERED:
+        return Reply(part.instance_id, None, f"the command ended as {part.detail}")
+    if taken:
+        # SSM says so too where the script did start and the agent never told its end.
+        return Reply(part.instance_id, None, f"it took the command; then {part.detail}")
+    return Reply(part.instance_id, None, f"not delivered ({part.detail})", delivered=False)

@@ -228,6 +228,14 @@ def test_a_start_whose_reply_is_lost_is_sent_again() -> None:
     assert not problems(seen)
 
 
+def test_a_start_that_may_have_come_before_is_sent_on() -> None:
+    cut = {1: lost_reply(), 2: lost_reply(delivered=False)}
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0), instead=cut)})
+    _, seen = follow(cloud)
+    assert verbs(cloud) == ["start"] * 3
+    assert not problems(seen)
+
+
 def test_it_gives_up_after_some_failures() -> None:
     cloud = Cloud({"i-0": Guest(always=lambda _row: lost_reply())})
     follower, seen = follow(cloud)

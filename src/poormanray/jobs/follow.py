@@ -360,7 +360,9 @@ class Follower:
         if kind == "start" and not track.looked:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
-        if track.failures >= MOST_FAILURES or (kind == "start" and not reply.delivered):
+        # After an earlier failure, an earlier start may have come there.
+        never_came = kind == "start" and not reply.delivered and track.failures == 1
+        if track.failures >= MOST_FAILURES or never_came:
             yield from self._give_up(track, reply.problem)
         else:
             track.due_at_s = self._clock.now_s() + 2.0 * track.failures

@@ -1,0 +1,64 @@
+"""What comes of a command, as SSM tells it from look to look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from poormanray.model import Invocation, InvocationStatus
+from poormanray.remote import Order, Remote, Reply
+from poormanray.shell import Call
+from poormanray.waiting import Clock
+
+ONE = "i-00000000000000001"
+
+
+@dataclass(slots=True)
+class Ssm:
+    """Stands where SSM stands: each look shows the next of the statuses."""
+
+    shown: list[tuple[InvocationStatus, str]]
+    sent: list[dict[str, Any]] = field(default_factory=list)
+
+    def server_time_s(self) -> float:
+        return 0.0
+
+    def send(self, **words: Any) -> str:  # noqa: ANN401 (kept as they are)
+        self.sent.append(words)
+        return "c-1"
+
+    def invocations(self, _command_id: str) -> list[Invocation]:
+        status, detail = self.shown.pop(0)
+        return [Invocation(ONE, status, detail, -1, "")]
+
+    def invocation(self, command_id: str, _instance_id: str) -> Invocation:
+        return self.invocations(command_id)[0]
+
+
+def reply(*shown: tuple[InvocationStatus, str], large: bool) -> Reply:
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    remote = Remote(cast("Any", Ssm(list(shown))), clock)
+    (found,) = remote.ask(Order(Call("observe", ("j",), 0), {ONE: "0"}, large=large), [ONE])
+    return found
+
+
+WAITS = (InvocationStatus.PENDING, "Pending")
+RUNS = (InvocationStatus.RUNNING, "InProgress")
+OVER = (InvocationStatus.UNDELIVERED, "DeliveryTimedOut")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_was_taken_was_delivered_whatever_is_said_later(large: bool) -> None:
+    late = reply(WAITS, RUNS, OVER, large=large)
+    assert late.delivered
+    assert late.problem == "it took the command; then DeliveryTimedOut"
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_was_never_taken_was_not_delivered(large: bool) -> None:
+    never = reply(WAITS, WAITS, OVER, large=large)
+    assert not never.delivered
+    assert never.problem == "not delivered (DeliveryTimedOut)"
