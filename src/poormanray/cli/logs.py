@@ -66,6 +66,13 @@ def _show_tail(
     return tracks
 
 
+def _ask_again(tracks: list[Track], known: Known) -> None:
+    """Let those be followed that were silent when the job was read: their agents may be back."""
+    for track in tracks:
+        if track.host.instance_id in known.problems:
+            track.problem, track.gone = "", False
+
+
 @click.command()
 @cluster_option
 @instance_option
@@ -109,6 +116,8 @@ def logs(  # noqa: PLR0913 (one for each option)
         if not follow:
             watcher.finish()
             return _read(tracks, chosen)
+    if follow:
+        _ask_again(tracks, known)
     wanted = Wanted(
         chosen.__contains__, live=follow, wake_on_events=follow and known.summary.kind == "map"
     )

@@ -178,7 +178,7 @@ class Submission:
             region=app.aws.region,
             job_id=manner.job_id,
         )
-        self.job = _resumed(self.fleet, job) if manner.job_id else job
+        self.job = _resumed(self.fleet, job, manner) if manner.job_id else job
         self.problems = {
             host.instance_id: why
             for host in self.job.hosts
@@ -303,12 +303,12 @@ class Submission:
         return ExitCode.NOT_REACHED if problems else ExitCode.OK
 
 
-def _resumed(fleet: Fleet, job: Job) -> Job:
+def _resumed(fleet: Fleet, job: Job, manner: Manner) -> Job:
     """Return the job as its ledgers know it, if any does: who runs what was decided then."""
     from poormanray.manifest import content_digest
 
     try:
-        known = load(fleet, job.job_id)
+        known = load(fleet, job.job_id, deliver_timeout_s=manner.deliver_timeout_s)
     except NotFound:
         return job
     if known.summary.digest != content_digest(job):

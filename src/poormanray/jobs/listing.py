@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from poormanray.envelope import Answer, Chunk
@@ -11,10 +11,11 @@ from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
 from poormanray.ledger import ID_LENGTH, is_job_id
 from poormanray.manifest import JobSummary, Manifest, decode_manifest, decode_meta
-from poormanray.remote import EVERYONE, Order
+from poormanray.remote import DELIVER_TIMEOUT_S, EVERYONE, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 MOST_JOBS = 100
+MOST_TRIES = 3
 META, MANIFEST = "@meta", "@manifest"
 # What a job's manifest may come to; as much as all of its content (see submit.py).
 MOST_FILE_BYTES = 64 << 20
@@ -127,22 +128,23 @@ class Known:
     problems: Mapping[str, str]
 
 
-def load(fleet: Fleet, job_id: str) -> Known:
+def load(fleet: Fleet, job_id: str, *, deliver_timeout_s: int = DELIVER_TIMEOUT_S) -> Known:
     """Read what a job is from the ledgers of the instances that can answer.
+
+    An instance has `deliver_timeout_s` seconds to take the question.
 
     Raises:
         NotFound: none of them knows the job.
         NotReached: none of them answered.
     """
     row = f"- 0 0 {SMALL_ANSWER_CHARS} {META}:0,{MANIFEST}:0"
-    order = Order(Call("observe", (job_id,), 0), {EVERYONE: row}, comment=f"pmr status {job_id}")
-    answers: dict[str, Answer] = {}
-    problems: dict[str, str] = {}
-    for reply in fleet.remote.ask(order, fleet.ready_ids):
-        if reply.answer is None:
-            problems[reply.instance_id] = reply.problem
-        elif "refused" not in reply.answer.facts:
-            answers[reply.instance_id] = reply.answer
+    order = Order(
+        Call("observe", (job_id,), 0),
+        {EVERYONE: row},
+        comment=f"pmr status {job_id}",
+        deliver_timeout_s=deliver_timeout_s,
+    )
+    answers, problems = _ask_for_job(fleet, order)
     if not answers:
         if problems:
             instance_id, why = next(iter(problems.items()))
@@ -190,6 +192,26 @@ def _first_sound(
         f"no instance tells sound things of job {job_id}: {instance_id}: {why}",
         f"pmr jobs -n {fleet.cluster} lists the cluster's jobs",
     )
+
+
+def _ask_for_job(fleet: Fleet, order: Order) -> tuple[dict[str, Answer], dict[str, str]]:
+    """Return what those say that know a job, and why some said nothing."""
+    answers: dict[str, Answer] = {}
+    problems: dict[str, str] = {}
+    asked: Sequence[str] = fleet.ready_ids
+    for _ in range(MOST_TRIES):
+        again = []
+        for reply in fleet.remote.ask(order, asked):
+            problems.pop(reply.instance_id, None)
+            if reply.answer is None:
+                problems[reply.instance_id] = reply.problem
+                # What took the question and failed at it may fare better now.
+                again += [reply.instance_id] if reply.delivered else []
+            elif "refused" not in reply.answer.facts:
+                answers[reply.instance_id] = reply.answer
+        if not (asked := again):
+            break
+    return answers, problems
 
 
 def _whole(fleet: Fleet, job_id: str, instance_id: str, answer: Answer, name: str) -> bytes:
