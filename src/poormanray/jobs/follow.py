@@ -355,13 +355,11 @@ class Follower:
     ) -> Iterator[Happening]:
         track.failures += 1
         for piece in asked:
-            track.cursors[piece.name].asked -= 1
-            track.cursors[piece.name].todo.insert(0, piece)
+            track.cursors[piece.name].put_back(piece)
         if kind == "start" and not track.looked:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
-        # After an earlier failure, an earlier start may have come there.
-        never_came = kind == "start" and not reply.delivered and track.failures == 1
+        never_came = kind == "start" and track.never_came(delivered=reply.delivered)
         if track.failures >= MOST_FAILURES or never_came:
             yield from self._give_up(track, reply.problem)
         else:

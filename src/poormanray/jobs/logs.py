@@ -70,6 +70,11 @@ class LogCursor:
         """Say whether the log is whole and its task has ended."""
         return self.final and self.caught_up and self.delivered >= self.size
 
+    def put_back(self, piece: Piece) -> None:
+        """Let a piece that was asked for in vain be asked for again, before others."""
+        self.asked -= 1
+        self.todo.insert(0, piece)
+
     def receive(self, record: Record, asked: Piece | None = None) -> list[Text | Gap]:
         """Take in one record; return what can be handed on now.
 

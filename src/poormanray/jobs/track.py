@@ -158,6 +158,10 @@ class Track:
             self.stalled_since_s = now_s
         return now_s - self.stalled_since_s > STALLED_S
 
+    def never_came(self, *, delivered: bool) -> bool:
+        """Say whether a start that failed certainly came there neither now nor before."""
+        return not delivered and self.failures == 1
+
     @property
     def all_ended(self) -> bool:
         """Say whether every task that was spread to the instance has ended."""
