@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from poormanray.envelope import Answer, Chunk
+from poormanray.errors import ExitCode
 from poormanray.jobs.follow import MOST_FAILURES, SILENCE_S, Follower
-from poormanray.jobs.outcome import outcomes
+from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import (
     REFUSALS,
     STALLED_S,
@@ -368,3 +369,40 @@ def test_a_log_that_nobody_asked_for_is_not_taken() -> None:
     guest.instead = {1: lie("0 0 0 2400")}
     _, seen = follow(Cloud({"i-0": guest}))
     assert {h.key for h in seen if isinstance(h, LogText)} == set()
+
+
+def test_a_failing_read_is_asked_for_less_and_less_often() -> None:
+    asked_at_s: list[float] = []
+
+    def fail_bulk(row: str) -> Reply | None:
+        if not row.startswith("- "):
+            return None
+        asked_at_s.append(cloud.now_s)
+        return lost_reply()
+
+    guest = Guest(begun(0), {"0.1": b"x" * 90_000}, always=fail_bulk)
+    cloud = Cloud({"i-0": guest})
+    _, seen = follow(cloud, timeout_s=120)
+    assert not problems(seen)
+    rounds = sorted({round(at_s) for at_s in asked_at_s})
+    pauses = [after - before for before, after in pairwise(rounds)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 3 * pauses[0]
+
+
+def test_what_waits_on_a_stopped_instance_is_not_lost() -> None:
+    cloud = Cloud({"i-0": Guest(begun(0), silent_from=1)})
+    follower, seen = follow(cloud, tasks=2, state=InstanceState.STOPPED)
+    assert problems(seen) == ["i-0 is stopped (why)"]
+    ran, waits = outcomes(follower.tracks.values(), {})
+    assert (ran.state, ran.why) == (TaskState.LOST, "i-0 is stopped (why)")
+    assert (waits.state, waits.why) == (TaskState.PENDING, "suspended: i-0 is stopped (why)")
+    assert verdict([waits]).code == ExitCode.NOT_REACHED
+
+
+def test_what_never_arrived_does_not_wait_on_a_stopped_instance() -> None:
+    refused = Reply("i-0", None, "refused by SSM", delivered=False)
+    cloud = Cloud({"i-0": Guest(instead={1: refused})})
+    follower, _ = follow(cloud, state=InstanceState.STOPPED)
+    (found,) = outcomes(follower.tracks.values(), {})
+    assert (found.state, found.why) == (TaskState.LOST, "i-0 is stopped (why)")

@@ -49,7 +49,10 @@ def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
             problems[host.instance_id] = why
         elif host.instance_id not in known.holders and host.instance_id not in problems:
             problems[host.instance_id] = "the job never reached it"
-    return tracks_of(known.manifest, problems)
+    tracks = tracks_of(known.manifest, problems)
+    for track in tracks:
+        track.suspended = fleet.is_stopped(track.host.instance_id)
+    return tracks
 
 
 def follower_for(app: App, fleet: Fleet, known: Known, wanted: Wanted) -> Follower:

@@ -51,6 +51,12 @@ def _only(follow: bool, task: int | None, instance_ids: tuple[str, ...]) -> list
     return words if task is None else [*words, "--task", str(task)]
 
 
+def _way_back(app: App, name: str, follower: Follower, only: list[str]) -> WayBack:
+    again = app.command_line("logs", *only, follower.job_id, "-n", name)
+    resume = app.command_line("resume", "-n", name)
+    return WayBack(follower.job_id, again, follower.tracks.values(), resume)
+
+
 def _show_tail(
     app: App, fleet: Fleet, known: Known, chosen: frozenset[int], lines: int, watcher: Watcher
 ) -> list[Track]:
@@ -130,8 +136,7 @@ def logs(  # noqa: PLR0913 (one for each option)
         states=fleet.states,
         timeout_s=wait_timeout or 0.0,
     )
-    again = app.command_line("logs", *_only(follow, task, instance_ids), job_id, "-n", name)
-    back = WayBack(job_id, again, follower.tracks.values())
+    back = _way_back(app, name, follower, _only(follow, task, instance_ids))
     code = watched(app.out, follower.run(), watcher, back)
     if code is not None:
         return code
@@ -140,6 +145,7 @@ def logs(  # noqa: PLR0913 (one for each option)
     if follower.gave_up_waiting:
         back.tell(app.out, "stopped following")
         return ExitCode.NOT_REACHED
+    back.tell_stopped(app.out)
     return _concluded(app, known, follower, chosen)
 
 

@@ -254,11 +254,24 @@ def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> di
 
 @dataclass(frozen=True, slots=True)
 class WayBack:
-    """How to go on watching a job: the command to type; `tracks` tell what was last seen of it."""
+    """How to go on watching a job: the command to type; `tracks` tell what was last seen of it.
+
+    `resume` is the command that starts stopped instances again.
+    """
 
     job_id: str
     command: str
     tracks: Collection[Track]
+    resume: str = ""
+
+    def tell_stopped(self, out: Output) -> None:
+        """Say what becomes of tasks on instances that are stopped, if there are any."""
+        if count := sum(1 for track in self.tracks if track.suspended):
+            out.note(
+                f"stopped: {count} instances; what ran there is lost, what waited goes on after "
+                f"{self.resume}"
+            )
+            out.note(f"  then: {self.command}")
 
     def tell(self, out: Output, why: str) -> None:
         """Say that nobody watches any more, what still runs, and what to type; `why` in a word."""

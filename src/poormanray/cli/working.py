@@ -266,11 +266,14 @@ class Submission:
 
     def watch(self, follower: Follower, watcher: Watcher) -> ExitCode | None:
         """Show the job until it ends; return a code if it was not seen to its end."""
-        back = WayBack(self.job.job_id, self.again, follower.tracks.values())
+        resume = self.app.command_line("resume", "-n", self.job.cluster)
+        back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume)
         code = watched(self.app.out, follower.run(), watcher, back)
         if code is None and follower.gave_up_waiting:
             back.tell(self.app.out, "stopped watching")
             return ExitCode.NOT_REACHED
+        if code is None:
+            back.tell_stopped(self.app.out)
         return code
 
     def conclude(self, follower: Follower, *, own_code: bool, left_out: int = 0) -> int:

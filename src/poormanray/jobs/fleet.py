@@ -39,12 +39,20 @@ class Fleet:
             if one.instance_id in wanted
         }
 
+    def is_stopped(self, instance_id: str) -> bool:
+        """Say whether an instance was left out because it is stopped: it can go on."""
+        return any(one.instance_id == instance_id and _resting(one) for one, _ in self.left_out)
+
     def problem_of(self, instance_id: str) -> str:
         """Return why an instance was left out, "gone" if it is not in the cluster any more."""
         for instance, why in self.left_out:
             if instance.instance_id == instance_id:
                 return why
         return "" if instance_id in self.ready_ids else "it is gone (terminated)"
+
+
+def _resting(instance: Instance) -> bool:
+    return instance.state in (InstanceState.STOPPING, InstanceState.STOPPED)
 
 
 def muster(
@@ -60,11 +68,13 @@ def muster(
     seen = cluster.reachable(aws, instances)
     if not seen.ready:
         first, why = seen.left_out[0]
+        way = f"pmr wait -n {selection.cluster} waits until they can"
+        if all(_resting(one) for one, _ in seen.left_out):
+            way = f"pmr resume -n {selection.cluster} starts them again"
         raise NotReached(
             f"no instance of {selection.cluster} can take work: {first.name} is not ready: {why}"
             + (f" (and {len(seen.left_out) - 1} more)" if len(seen.left_out) > 1 else ""),
-            f"pmr wait -n {selection.cluster} waits until they can; "
-            f"pmr list -n {selection.cluster} shows their states",
+            f"{way}; pmr list -n {selection.cluster} shows their states",
         )
     if on_left_out:
         for instance, why in seen.left_out:

@@ -16,6 +16,7 @@ from poormanray.jobs.logs import (
     Text,
     pick,
 )
+from poormanray.jobs.presence import Presence, States
 from poormanray.jobs.track import (
     REFUSALS,
     Backlog,
@@ -30,7 +31,6 @@ from poormanray.jobs.track import (
     backlog,
 )
 from poormanray.manifest import Host
-from poormanray.model import InstanceState
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
@@ -71,7 +71,7 @@ class Follower:
         *,
         remote: Remote,
         clock: Clock,
-        states: Callable[[Sequence[str]], dict[str, tuple[InstanceState, str]]],
+        states: States,
         start: Callable[[], Order] | None = None,
         parallelism: int = 0,
         timeout_s: float = 0.0,
@@ -81,7 +81,7 @@ class Follower:
         self._wanted = wanted
         self._remote = remote
         self._clock = clock
-        self._states = states
+        self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
@@ -89,7 +89,6 @@ class Follower:
         self._round_trip_s = 0.0
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
-        self._asked_ec2_s = clock.now_s()
         for track in tracks:
             track.heard_at_s = clock.now_s()
 
@@ -105,11 +104,15 @@ class Follower:
             if self._flights:
                 yield from self._look_once()
                 yield from self._check_silence()
-            elif not (waiting := [t for t in self.tracks.values() if self._needs_look(t)]):
+            elif not (due_s := self._due_times_s()):
                 return
             else:
-                soonest_s = min(track.due_at_s for track in waiting)
-                self._clock.sleep(max(0.05, soonest_s - self._clock.now_s()))
+                self._clock.sleep(max(0.05, min(due_s) - self._clock.now_s()))
+
+    def _due_times_s(self) -> list[float]:
+        tracks = self.tracks.values()
+        looks = [t.due_at_s for t in tracks if self._needs_look(t)]
+        return looks + [t.read_due_s for t in tracks if t.waits_to_read]
 
     def _needs_look(self, track: Track) -> bool:
         if track.gone or track.looking:
@@ -230,7 +233,7 @@ class Follower:
             rows: dict[str, str] = {}
             asked: dict[str, list[Piece]] = {}
             for track in self.tracks.values():
-                if track.gone or track.lanes > lane:
+                if track.gone or track.lanes > lane or track.read_due_s > self._clock.now_s():
                     continue
                 pieces = pick(track.cursors.values(), int(track.ratio * ANSWER_BYTES), MOST_PIECES)
                 if not pieces:
@@ -273,6 +276,8 @@ class Follower:
             return
         track.heard_at_s = now_s
         track.failures = 0
+        if kind == "bulk":
+            track.read_failures = 0
         if refusal := reply.answer.facts.get("refused", ""):
             yield from self._give_up(track, REFUSALS.get(refusal, refusal[:99]))
             return
@@ -284,14 +289,11 @@ class Follower:
         yield from self._take_logs(track, reply.answer, asked)
         if track.promises_only(reply.answer):
             yield from self._give_up(track, REFUSALS["empty"])
-        if self._lost_with_runner(track):
+        if track.lost_with_runner:
             # Nothing more will happen there, but what has happened can be read.
             yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)
         elif track.stalled(reply.answer.facts.get("runner", ""), now_s):
             yield from self._give_up(track, REFUSALS["stalled"])
-
-    def _lost_with_runner(self, track: Track) -> bool:
-        return track.log.runner_lost and not track.all_ended and not track.problem
 
     def _take_events(self, track: Track, answer: Answer) -> Iterator[Happening]:
         if answer.events is None:
@@ -360,11 +362,16 @@ class Follower:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
         never_came = kind == "start" and track.never_came(delivered=reply.delivered)
-        if track.failures >= MOST_FAILURES or never_came:
-            yield from self._give_up(track, reply.problem)
-        else:
-            track.due_at_s = self._clock.now_s() + 2.0 * track.failures
-            track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - SILENCE_S)
+        hopeless = track.failures >= MOST_FAILURES or never_came
+        asks_ec2 = hopeless or not reply.delivered
+        why = self._presence.ended_words(track, self.tracks) if asks_ec2 else ""
+        if hopeless or why:
+            # What never arrived does not wait there.
+            track.suspended &= track.looked
+            yield from self._give_up(track, why or reply.problem)
+            return
+        track.retry(self._clock.now_s(), bulk=kind == "bulk")
+        track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - SILENCE_S)
 
     def _give_up(self, track: Track, why: str, *, gone: bool = True) -> Iterator[Happening]:
         track.looking = False
@@ -382,17 +389,10 @@ class Follower:
             and (track.looking or track.lanes)
             and now_s - track.heard_at_s > SILENCE_S
         ]
-        if not silent or now_s - self._asked_ec2_s < SILENCE_S / 2:
-            return
-        self._asked_ec2_s = now_s
-        states = self._states([track.host.instance_id for track in silent])
         for track in silent:
-            state, reason = states.get(track.host.instance_id, (InstanceState.TERMINATED, ""))
-            if state in (InstanceState.PENDING, InstanceState.RUNNING):
-                continue
-            self._forget(track)
-            why = f"{track.host.instance_id} is {state.value}"
-            yield from self._give_up(track, f"{why} ({reason})" if reason else why)
+            if why := self._presence.ended_words(track, self.tracks):
+                self._forget(track)
+                yield from self._give_up(track, why)
 
     def _forget(self, track: Track) -> None:
         for flight, _, _ in self._flights:

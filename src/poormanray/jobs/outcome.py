@@ -30,14 +30,17 @@ class Outcome:
 def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]:
     """Return every task's outcome, by task.
 
-    A task that was not seen to end on an instance that is lost is LOST, whatever came before.
+    A task that was not seen to end on an instance that is lost is LOST, whatever came before. On
+    one that is stopped that holds for what was running; what waits there goes on after a start.
     """
     found = []
     for track in tracks:
         for task in track.host.tasks:
             status = track.status(task)
             why = REASONS.get(status.reason, status.reason)
-            if track.problem and not status.state.ended:
+            if track.suspended and status.state is TaskState.PENDING:
+                why = f"suspended: {track.problem}"
+            elif track.problem and not status.state.ended:
                 status, why = replace(status, state=TaskState.LOST), track.problem
             found.append(Outcome(task, names.get(task, str(task)), track.host, status, why))
     return sorted(found, key=lambda outcome: outcome.task)

@@ -27,6 +27,9 @@ REFUSALS = {
 
 # A cancel puts an end on record just after it took the task, which may be the runner's last.
 STALLED_S = 20.0
+# Between requests that fail.
+RETRY_PAUSE_S = 2.0
+LONGEST_READ_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ class Track:
     `behind`: its ledger has events that did not fit; `lanes`: requests for bulk under way;
     `ratio`: how well its logs compress; `meagre`: answers in a row that brought next to nothing
     of what they say there is; `problem`: why nothing more is expected of it; `gone`: it
-    cannot even be asked.
+    cannot even be asked; `suspended`: it is stopped, and what waits there can go on after a start;
+    `read_failures`: requests for bulk that failed in a row, which makes the next wait longer.
     """
 
     host: Host
@@ -121,6 +125,9 @@ class Track:
     problem: str = ""
     gone: bool = False
     stalled_since_s: float | None = None
+    suspended: bool = False
+    read_failures: int = 0
+    read_due_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Take nothing from the instance that is another's to tell."""
@@ -161,6 +168,24 @@ class Track:
     def never_came(self, *, delivered: bool) -> bool:
         """Say whether a start that failed certainly came there neither now nor before."""
         return not delivered and self.failures == 1
+
+    @property
+    def lost_with_runner(self) -> bool:
+        """Say whether tasks will have no end because the runner has died, and nobody knows yet."""
+        return self.log.runner_lost and not self.all_ended and not self.problem
+
+    def retry(self, now_s: float, *, bulk: bool) -> None:
+        """Let the next look, or request for bulk, wait: the longer the more have failed."""
+        if not bulk:
+            self.due_at_s = now_s + RETRY_PAUSE_S * self.failures
+            return
+        self.read_failures += 1
+        self.read_due_s = now_s + min(RETRY_PAUSE_S * self.read_failures, LONGEST_READ_PAUSE_S)
+
+    @property
+    def waits_to_read(self) -> bool:
+        """Say whether something is to be read in bulk that nobody has asked for yet."""
+        return not self.gone and any(cursor.todo for cursor in self.cursors.values())
 
     @property
     def all_ended(self) -> bool:

@@ -207,13 +207,14 @@ unended() { # sets OPEN to the task.attempt of everything that was claimed and h
     return 0
 }
 
-settle() { # writes LOST for what a dead runner was running; once, under the job's lock
+settle() { # writes LOST for what a dead runner was running; once, under the job's lock; sets RUNNER
     local lock key
     runner_state
     [[ $RUNNER == dead && ! -e $JOB_DIR/settled ]] || return 0
     exec {lock}>"$JOB_DIR/lock"
     flock "$lock"
-    if [[ ! -e $JOB_DIR/settled ]]; then
+    runner_state
+    if [[ $RUNNER == dead && ! -e $JOB_DIR/settled ]]; then
         end_slots
         unended
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
@@ -221,9 +222,15 @@ settle() { # writes LOST for what a dead runner was running; once, under the job
             now
             event E "$NOW" "${key%.*}" "${key#*.}" - "$FATE"
         done
-        now
-        event J "$NOW" runner-lost
-        : >"$JOB_DIR/settled"
+        if [[ $FATE == rebooted ]]; then
+            # The queue is intact: with the next look another runner goes on with it.
+            rm -f "$JOB_DIR/runner"
+            RUNNER=new
+        else
+            now
+            event J "$NOW" runner-lost
+            : >"$JOB_DIR/settled"
+        fi
     fi
     exec {lock}>&-
 }

@@ -252,7 +252,8 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
         answer "$SMALL"
         return
     fi
-    # A client that died between the commit and the launch leaves a job without a runner.
+    settle
+    # A reboot leaves a job without a runner, and so does a client that died before the launch.
     [[ -e $JOB_DIR/runner || -n ${LAUNCHED-} ]] || { CALL_JOB=$1 && launch; }
     my_row
     read -r EVENTS_AT window EVENTS_WAKE BUDGET WANTED <<<"$ROW"
