@@ -25,6 +25,23 @@ SCRIPT = "echo on; until [ -e ~/go ]; do sleep 0.2; done; echo end"
 PROCESS = "[profile work]\nregion = us-east-1\ncredential_process = /bin/cat {}\n"
 FILE = "[work]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
 Keys = tuple[str, str, str]
+# Gives a Python process another wall clock.
+WRONG_CLOCK = """
+import datetime, os, time
+_off_s, _time, _real = float(os.environ["CLOCK_OFF_S"]), time.time, datetime.datetime
+time.time = lambda: _time() + _off_s
+
+class _Kind(type(_real)):
+    def __instancecheck__(cls, one):
+        return isinstance(one, _real)
+
+class _Wrong(_real, metaclass=_Kind):
+    @classmethod
+    def now(cls, tz=None):
+        return _real.now(tz) + datetime.timedelta(seconds=_off_s)
+
+datetime.datetime = _Wrong
+"""
 # Who watches: the words, and what shows that it does.
 WATCHERS = {
     "never": (("run", "-c", SCRIPT), b"on"),
@@ -217,3 +234,30 @@ def test_wait_says_who_was_ready(told: dict[str, Ended]) -> None:
     assert (last["event"], last["again"]) == ("unwatched", again)
     assert (len(last["ready"]), len(last["left_out"])) == (1, 1)
     assert again in error["error"]["hint"]
+
+
+@pytest.mark.parametrize("off_s", [200, -200])
+def test_a_clock_that_is_a_little_wrong_does_not_matter(
+    pmr: Pmr, told: dict[str, Ended], tmp_path: Path, off_s: int
+) -> None:
+    assert told
+    (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK)
+    wrong = pmr.with_env(PYTHONPATH=str(tmp_path), CLOCK_OFF_S=str(off_s))
+    ended = wrong("run", "-n", CLUSTER, "-i", f"{CLUSTER}-0000", "--json", "-c", "sleep 0.3")
+    (task,) = events(ended.stdout)[-1]["tasks"]
+    assert (task["state"], task["duration_s"] >= 0.3) == ("SUCCEEDED", True)
+    wrong("status", "-n", CLUSTER)
+
+
+@pytest.mark.parametrize(
+    ("off_s", "said"), [(7200, "120 minutes ahead"), (-3600, "60 minutes beh")]
+)
+def test_a_clock_that_aws_does_not_stand_is_said(
+    pmr: Pmr, tmp_path: Path, off_s: int, said: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK)
+    wrong = pmr.with_env(PYTHONPATH=str(tmp_path), CLOCK_OFF_S=str(off_s))
+    ended = wrong("list", "-n", CLUSTER, check=False)
+    assert ended.returncode == 5
+    assert f"this machine's clock is {said}" in ended.stderr
+    assert "next: set the clock" in ended.stderr

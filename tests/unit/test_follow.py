@@ -11,11 +11,12 @@ import pytest
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import ExitCode
-from poormanray.jobs.follow import MOST_FAILURES, SILENCE_S, Follower
+from poormanray.jobs.follow import LONG_READ_S, MOST_FAILURES, SILENCE_S, Follower
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import (
     REFUSALS,
     STALLED_S,
+    Backlog,
     Happening,
     HostProblem,
     LogText,
@@ -63,6 +64,7 @@ class Guest:
     always: Callable[[str], Reply | None] = lambda _row: None
     facts: dict[str, str] = field(default_factory=dict)
     room: int = 1000
+    packed_bytes: int = 9
     orders: int = 0
 
     def answer(self, row: str) -> Answer:
@@ -80,7 +82,13 @@ class Guest:
             room -= len(data)
             records.append(Chunk(name, int(offset), data, len(log)))
         facts = {"events": str(len(self.events)), **self.facts}
-        return Answer(more=False, facts=facts, events=chunk, records=tuple(records), packed_bytes=9)
+        return Answer(
+            more=False,
+            facts=facts,
+            events=chunk,
+            records=tuple(records),
+            packed_bytes=self.packed_bytes,
+        )
 
 
 @dataclass(slots=True)
@@ -406,3 +414,20 @@ def test_what_never_arrived_does_not_wait_on_a_stopped_instance() -> None:
     follower, _ = follow(cloud, state=InstanceState.STOPPED)
     (found,) = outcomes(follower.tracks.values(), {})
     assert (found.state, found.why) == (TaskState.LOST, "i-0 is stopped (why)")
+
+
+def test_a_backlog_that_grows_is_told_each_time_it_doubles() -> None:
+    guest = Guest(begun(0), {"0.1": b""}, packed_bytes=9000)
+
+    def grow(_row: str) -> None:
+        # Hardly anything of what it writes fits into an answer.
+        if len(guest.logs["0.1"]) < 20_000_000:
+            guest.logs["0.1"] += b"x" * 400_000
+
+    guest.always = grow
+    cloud = Cloud({"i-0": guest})
+    _, seen = follow(cloud, timeout_s=150)
+    told = [h for h in seen if isinstance(h, Backlog)]
+    assert len(told) > 1
+    assert all(after.seconds > 2 * before.seconds for before, after in pairwise(told))
+    assert told[0].seconds > LONG_READ_S

@@ -85,7 +85,7 @@ class Follower:
         self._start = start
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
-        self._told_backlog = False
+        self._told_s = LONG_READ_S / 2
         self._round_trip_s = 0.0
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
@@ -341,13 +341,13 @@ class Follower:
         return LogGap(host, item.name, item.missing_bytes, item.why)
 
     def _tell_backlog(self) -> Iterator[Happening]:
-        # The first bulk tells how well the logs compress and how long a round trip takes.
-        if self._told_backlog or not self._round_trip_s:
+        # The first bulk tells how well the logs compress and how long a round trip takes. A wait
+        # is told of again each time that it has doubled, as logs grow while they are read.
+        if not self._round_trip_s:
             return
         size, round_trips = backlog(self.tracks.values(), LANES)
-        seconds = round_trips * self._round_trip_s
-        if seconds > LONG_READ_S:
-            self._told_backlog = True
+        if (seconds := round_trips * self._round_trip_s) > 2 * self._told_s:
+            self._told_s = seconds
             yield Backlog(size, seconds)
 
     # --- what goes wrong -----------------------------------------------------------------------
