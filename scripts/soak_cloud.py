@@ -31,6 +31,7 @@ KEPT_VARIABLES = ("PATH", "TMPDIR", "LANG", "LC_ALL", "USER", "LOGNAME")
 QUICK = ("pending_s", "registration_s", "profile_visible_s", "stopping_s", "shutting_down_s")
 QUICK_S = 0.3
 DUMP_S = 5.0
+KEY_NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 def pause(seconds: float) -> None:
@@ -128,7 +129,41 @@ class Cloud:
             check=False,
         )
 
-    def start(self, *words: str, deadline_s: float, kill_at_s: float | None = None) -> Client:
+    def environment_of_keys(self) -> dict[str, str]:
+        """Return the environment of a `pmr` that takes the cloud for AWS, with keys in a file."""
+        ours = {
+            "PMR_LOCAL": "0",
+            "AWS_ENDPOINT_URL": self.contact["url"],
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "keys"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        return {**self.environment(), **ours}
+
+    def write_keys(self, *, lasting: bool) -> None:
+        """Write keys where clients find them: of a new session, or such that never end."""
+        import boto3
+
+        mine = (self.contact["access_key"], self.contact["secret_key"])
+        keys = dict(zip(KEY_NAMES, mine, strict=False))
+        if not lasting:
+            sts = boto3.Session(*mine, region_name=self.contact["region"]).client(
+                "sts", endpoint_url=self.contact["url"]
+            )
+            issued = sts.get_session_token()["Credentials"]
+            words = (issued["AccessKeyId"], issued["SecretAccessKey"], issued["SessionToken"])
+            keys = dict(zip(KEY_NAMES, words, strict=True))
+        lines = ["[default]", *(f"{name} = {value}" for name, value in keys.items())]
+        fresh = self.folder / "keys.new"
+        fresh.write_text("\n".join(lines) + "\n")
+        fresh.rename(self.folder / "keys")
+
+    def start(
+        self,
+        *words: str,
+        deadline_s: float,
+        kill_at_s: float | None = None,
+        keyed: bool = False,
+    ) -> Client:
         """Start `pmr WORDS` as the leader of a process group; it writes into files."""
         self.clients += 1
         files = self.folder / f"client-{self.clients}.x"
@@ -138,7 +173,7 @@ class Cloud:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=e,
-                env=self.environment(),
+                env=self.environment_of_keys() if keyed else self.environment(),
                 cwd=self.folder / "home",
                 start_new_session=True,
             )

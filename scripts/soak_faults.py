@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from poormanray.errors import PmrError
 from scripts.soak_check import Struck
 from scripts.soak_cloud import Cloud, pause
-from scripts.soak_plan import INSTANCE_KINDS, REQUEST_KINDS, Fault
+from scripts.soak_plan import INSTANCE_KINDS, REQUEST_KINDS, SESSIONS_END, Fault
 
 # How an instance must be for an order to mean anything to it.
 _AWAKE, _ON = ("online",), ("on", "online")
@@ -60,7 +60,8 @@ class Weather:
     ids: list[str] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=dict)
     struck: list[Struck] = field(default_factory=list)
-    harsh: bool = False
+    # Whether clients of now have the keys of a session.
+    keyed: bool = False
     _due: list[_Due] = field(default_factory=list)
     _rules: set[str] = field(default_factory=set)
     _last_look_s: float = 0.0
@@ -70,6 +71,9 @@ class Weather:
         now_s = time.monotonic()
         for fault in self.faults:
             if fault.phase == phase:
+                if fault.kind == SESSIONS_END:
+                    self.cloud.write_keys(lasting=False)
+                    self.keyed = True
                 at_s = None if fault.on_start else now_s + fault.at_s
                 self._due.append(_Due(fault.kind, fault.target, fault.words, at_s, fault))
         self.tick(lambda _instance_id: False)
@@ -85,13 +89,17 @@ class Weather:
                 self._give(due)
 
     def _give(self, due: _Due) -> None:
+        if due.kind == SESSIONS_END:
+            if due.words["renewed"]:
+                self.cloud.write_keys(lasting=True)
+            said = self.cloud.ask("POST", "faults", {"kind": due.kind})
+            self.tallies.setdefault(due.kind, Tally()).note(said["sessions"])
+            return
         if due.kind in REQUEST_KINDS:
             said = self.cloud.ask("POST", "faults", {"kind": due.kind, **due.words})
             self._rules.add(said["id"])
-            if due.fault and due.fault.harsh:
-                self.harsh = True
-                if due.kind == "clock-skew":
-                    self.struck.append(Struck(due.kind, "", time.time()))
+            if due.kind == "clock-skew" and due.fault and due.fault.harsh:
+                self.struck.append(Struck(due.kind, "", time.time()))
             return
         instance_id = self.ids[due.target or 0]
         if self.strike(due.kind, instance_id, due.words) and due.fault and due.fault.undo:
@@ -117,7 +125,7 @@ class Weather:
 
     def clear(self) -> None:
         """Take the rules back, and count what they struck."""
-        self.harsh = False
+        self.keyed = False
         if self._rules:
             for rule in self.cloud.ask("GET", "faults")["faults"]:
                 self.tallies.setdefault(rule["kind"], Tally()).note(rule["struck"])

@@ -25,6 +25,7 @@ SLOW_S = {
     "instance-freeze": 90,
     "no-capacity": 120,
     "disk-full": 60,
+    "sessions-end": 360,
 }
 USUALLY_SLOW_S = 90.0
 HARSH_S = 450.0
@@ -71,7 +72,8 @@ class Play:
     def start(self, *words: str, work_s: float = 0.0, kill_at_s: float | None = None) -> Client:
         """Start a client, with a deadline for what it has to do under the round's faults."""
         deadline_s = PATIENCE_S + work_s + slowness_s(self.plan.faults)
-        client = self.cloud.start(*words, deadline_s=deadline_s, kill_at_s=kill_at_s)
+        keyed = self.weather.keyed
+        client = self.cloud.start(*words, deadline_s=deadline_s, kill_at_s=kill_at_s, keyed=keyed)
         self.clients.append(client)
         return client
 

@@ -36,7 +36,8 @@ INSTANCE_KINDS = (
     "runner-kill",
     "screen-kill",
 )
-KINDS = (*REQUEST_KINDS, *INSTANCE_KINDS)
+SESSIONS_END = "sessions-end"
+KINDS = (*REQUEST_KINDS, SESSIONS_END, *INSTANCE_KINDS)
 # What is undone by an order of its own, and by which.
 UNDONE_BY = {
     "agent-stop": "agent-start",
@@ -57,9 +58,10 @@ ENDLESS_S = 60.0
 class Fault:
     """One order, and when it is given.
 
-    `phase` is create, rest or job; it comes `at_s` seconds (wall) after its begin, or, `on_start`,
-    after a task has started on the instance number `target`. `undo_s` later comes the order
-    `undo`, if there is one. `harsh` faults are worse than what a client can outlast.
+    `phase` is create, rest, job (the first) or later (the second job); it comes `at_s` seconds
+    (wall) after its begin, or, `on_start`, after a task has started on the instance number
+    `target`. `undo_s` later comes the order `undo`, if there is one. `harsh` faults are worse than
+    what a client can outlast.
     """
 
     kind: str
@@ -150,15 +152,21 @@ def plan(seed: int, number: int) -> Plan:
     requests = sum(kind in REQUEST_KINDS for kind in kinds) or 1
     faults = []
     for kind in kinds:
-        if kind in REQUEST_KINDS:
+        if kind == SESSIONS_END:
+            # With keys of a session the client knows no time scale: nothing slow goes with it.
+            renewed = _luck(rng, 0.5)
+            at_s = rng.uniform(0.8, 3)
+            words = {"renewed": renewed}
+            faults.append(Fault(kind, "later", at_s, words=words, harsh=not renewed))
+        elif kind in REQUEST_KINDS:
             faults.append(_request_fault(rng, kind, MOST_STRIKES // requests))
         else:
             faults.append(_instance_fault(rng, kind, targets.pop() if targets else 0))
     struck = any(fault.phase == "job" and fault.target is not None for fault in faults)
     ids = [f"1n{seed % 1000:03d}{number:04d}{place}{rng.choice('pqrstvwxyz')}" for place in (0, 1)]
     jobs = [_job(rng, ids[0], size, long=struck)]
-    if _luck(rng, 0.3):
-        jobs.append(_job(rng, ids[1], size, long=False))
+    if SESSIONS_END in kinds or _luck(rng, 0.3):
+        jobs.append(_job(rng, ids[1], size, long=SESSIONS_END in kinds))
     rest = any(fault.phase == "rest" for fault in faults) or _luck(rng, 0.15)
     return Plan(seed, number, size, rest, tuple(jobs), tuple(faults), _luck(rng, 0.5))
 

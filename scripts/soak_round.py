@@ -84,8 +84,7 @@ def _play(playing: Play) -> None:
         if _create(playing) and (not what.rest or _rest(playing)):
             for number, job in enumerate(what.jobs):
                 one = JobPlay(playing, job, number, folder / f"{number}")
-                if number == 0:
-                    playing.weather.begin("job")
+                playing.weather.begin("later" if number else "job")
                 one.submit_and_watch()
                 one.conclude()
                 if not playing.cloud.machines():

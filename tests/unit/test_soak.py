@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from poormanray.cli import local_fault
 from scripts import soak_check, soak_plan
 from scripts.soak import FULL, Soak, document, table
 from scripts.soak_check import Job, Ran, Struck, Told, View
@@ -132,6 +133,10 @@ def test_on_another_instance() -> None:
 
 
 # --- plans -------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_fault_has_its_place() -> None:
+    assert sorted(soak_plan.KINDS) == sorted(local_fault.KINDS)
 
 
 def test_a_round_is_decided_by_its_seed_and_number() -> None:
