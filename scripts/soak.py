@@ -184,7 +184,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=312, help="How many rounds (312).")
     parser.add_argument("--seconds", type=float, default=0, help="Begin none after so long.")
     parser.add_argument("--only", type=int, help="Play this round alone.")
-    parser.add_argument("--workers", type=int, default=6, help="Rounds side by side (6).")
+    parser.add_argument("--workers", type=int, default=8, help="Rounds side by side (8).")
     parser.add_argument("-o", "--output", default="soak", help="REPORT.json and REPORT.md (soak).")
     return parser.parse_args(words)
 

@@ -147,7 +147,8 @@ def plan(seed: int, number: int) -> Plan:
         kinds.append(rng.choice(KINDS))
     kinds = list(dict.fromkeys(kinds))
     strikes = sum(kind in INSTANCE_KINDS for kind in kinds)
-    size = rng.randint(1 + min(strikes, 2), 4)
+    least = 1 + min(strikes, 2)
+    size = rng.choice((least, least, 3, 4))
     targets = rng.sample(range(size), size)
     requests = sum(kind in REQUEST_KINDS for kind in kinds) or 1
     faults = []
