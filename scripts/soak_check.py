@@ -20,6 +20,8 @@ LOSING = frozenset(
         "pause",
     }
 )
+# What waits on an instance that is stopped goes on when it is started again.
+STOPPING = frozenset({"instance-stop", "pause"})
 # After these an instance's ledger is not there to be asked, for good or until it runs again.
 ENDING = frozenset(
     {"instance-crash", "instance-terminate", "instance-stop", "instance-reclaim", "disk-full"}
@@ -112,7 +114,7 @@ def code_for(view: View) -> int:
     left_out = view.left_out if view.counts_left_out else ()
     if view.is_run and len(view.tasks) == 1 and not left_out and states == {"FAILED"}:
         return view.tasks[0].exit_code or 0
-    if left_out or "LOST" in states:
+    if left_out or states & {"LOST", "PENDING", "RUNNING"}:
         return NOT_REACHED
     bad = states - {"SUCCEEDED"}
     if bad == {"TIMEOUT"}:
@@ -168,6 +170,8 @@ def _task(job: Job, view: View, told: Told) -> list[str]:
             wrong = _cancelled(job, ran)
         case "LOST":
             wrong = _lost(job, view, told, ran)
+        case "PENDING":
+            wrong = _suspended(job, told, ran)
         case state:
             wrong = [f"it is told as {state}"]
     return wrong + _log(job, view, told)
@@ -213,6 +217,14 @@ def _lost(job: Job, view: View, told: Told, ran: Ran | None) -> list[str]:
         and not job.strikes(told.instance, ENDING)
     ):
         return [f"LOST ({told.reason}), and it had ended long before the fault"]
+    return []
+
+
+def _suspended(job: Job, told: Told, ran: Ran | None) -> list[str]:
+    if ran is not None:
+        return [f"PENDING ({told.reason}), and it has started"]
+    if not told.reason.startswith("suspended") or not job.strikes(told.instance, STOPPING):
+        return [f"PENDING ({told.reason}), and its instance is not stopped"]
     return []
 
 

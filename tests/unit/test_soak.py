@@ -90,6 +90,16 @@ def test_a_task_that_is_said_to_go_on(state: str) -> None:
     assert state in wrong(view=replace(VIEW, tasks=(Told(0, ONE, state, None), TOLD[1])))
 
 
+def test_suspended_only_on_a_stopped_instance() -> None:
+    waits = Told(0, ONE, "PENDING", None, reason="suspended: it is stopped")
+    view = replace(VIEW, tasks=(waits, TOLD[1]), exit_code=4)
+    unborn = replace(JOB, ran=JOB.ran[1:])
+    assert "is not stopped" in wrong(unborn, view)
+    stopped = replace(unborn, struck=(Struck("instance-stop", ONE, 99.0),))
+    assert wrong(stopped, view) == ""
+    assert "it has started" in wrong(replace(stopped, ran=JOB.ran), view)
+
+
 def test_lost_only_where_a_fault_explains_it() -> None:
     assert "no fault explains it" in wrong(view=LOST)
     elsewhere = replace(JOB, struck=(Struck("runner-kill", TWO, 100.5),))
