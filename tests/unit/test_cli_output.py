@@ -67,6 +67,34 @@ def test_control_characters_become_visible() -> None:
     assert harmless("a\x1b[31mb\x07\tc\x9b\x7f\r") == "a\\x1b[31mb\\x07\tc\\x9b\\x7f\\x0d"
 
 
+def test_nothing_turns_the_order_of_letters_around() -> None:
+    assert harmless("a\u202egpj.sh\u2066\u2028") == "a\\x202egpj.sh\\x2066\\x2028"
+
+
+def test_a_name_never_begins_a_line_of_its_own(capsys: Capture) -> None:
+    forged = "x\nerror: no\r\ty"
+    out = Output()
+    out.note(forged)
+    out.line(forged)
+    out.progress(forged)
+    out.table(["name"], [[forged]])
+    out.failure(AwsRefused(forged, forged))
+    told = capsys.readouterr()
+    shown = "x\\x0aerror: no\\x0d\\x09y"
+    assert told.out.splitlines() == [shown, "NAME", shown]
+    assert told.err.splitlines() == [shown, shown, "error: x error: no y", "  next: x error: no y"]
+
+
+def test_markup_in_a_name_is_only_text(capsys: Capture) -> None:
+    out = Output()
+    out.is_terminal = True
+    names = ["[red]x[/red]", "[link=http://x]y", "[/]", ":warning:"]
+    out.table(["[b]name"], [[name] for name in names])
+    told = capsys.readouterr().out
+    assert all(name in told for name in ["[b]name", *names])
+    assert "\x1b" not in told
+
+
 def test_tables_are_aligned_and_defused(capsys: Capture) -> None:
     Output().table(["id", "name"], [["i-1", "x"], ["i-22", "\x1b[2J"]])
     assert capsys.readouterr().out == "ID    NAME\ni-1   x\ni-22  \\x1b[2J\n"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from poormanray.jobs.outcome import Outcome
-from poormanray.jobs.results import JOBLOG_COLUMNS, Collection, joblog
+from poormanray.jobs.results import JOBLOG_COLUMNS, Collection, fresh, joblog
+from poormanray.jobs.track import LogText
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 
@@ -75,3 +76,17 @@ def test_each_attempt_has_a_file_of_its_own() -> None:
     collection = Collection(Path("/x"))
     assert collection.path("3.1") == Path("/x/3.log")
     assert collection.path("3.2") == Path("/x/3.2.log")
+
+
+def test_a_link_where_a_result_goes_is_replaced(tmp_path: Path) -> None:
+    aim = tmp_path / "aim"
+    aim.write_bytes(b"precious")
+    for name in ("0.log", "1.log"):
+        (tmp_path / name).symlink_to(aim)
+    collection = Collection(tmp_path)
+    collection.write(LogText(HOST, "0.1", b"one "), first=True)
+    collection.write(LogText(HOST, "0.1", b"two"), first=False)
+    fresh(tmp_path / "1.log").touch()
+    assert aim.read_bytes() == b"precious"
+    assert (tmp_path / "0.log").read_bytes() == b"one two"
+    assert (tmp_path / "1.log").read_bytes() == b""

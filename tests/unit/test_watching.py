@@ -207,3 +207,10 @@ def test_ended_credentials_name_the_way_back(capfdbinary: Capture) -> None:
     last = json.loads(both.out.splitlines()[-1])
     assert (last["event"], last["why"], last["pending"]) == ("unwatched", "lost sight", 2)
     assert last["again"] == "pmr logs -f job1"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_name_of_an_instance_is_never_obeyed(*, terminal: bool, capfdbinary: Capture) -> None:
+    seen = watcher(terminal=terminal)
+    seen.show(LogText(Host(0, "i-0", "c\x1b[2J\n\udcff", (0,)), "0.1", b"text\n"))
+    assert capfdbinary.readouterr().out == b"[c\\x1b[2J\\x0a\\xdcff] text\n"

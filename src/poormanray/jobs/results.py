@@ -45,7 +45,7 @@ class Collection:
         begun: set[str] = set()
         for happening in follower.run():
             if isinstance(happening, LogText):
-                self._write(happening, first=happening.key not in begun)
+                self.write(happening, first=happening.key not in begun)
                 begun.add(happening.key)
                 continue
             if isinstance(happening, LogGap):
@@ -55,7 +55,8 @@ class Collection:
             for key in track.cursors.keys() - begun:
                 fresh(self.path(key)).touch()
 
-    def _write(self, text: LogText, *, first: bool) -> None:
+    def write(self, text: LogText, *, first: bool) -> None:
+        """Write a part of a log; the `first` one begins its file anew."""
         task = int(text.key.partition(".")[0])
         if first:
             self.sizes[task] = 0
