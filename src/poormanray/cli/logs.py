@@ -20,7 +20,7 @@ from poormanray.errors import ExitCode, NotFound
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import Known
-from poormanray.jobs.outcome import outcomes, verdict
+from poormanray.jobs.outcome import Verdict, outcomes, verdict
 from poormanray.jobs.tail import read_tail
 from poormanray.jobs.track import LogText, Track, Wanted
 
@@ -144,8 +144,8 @@ def logs(  # noqa: PLR0913 (one for each option)
         return _read(follower.tracks.values(), chosen)
     if follower.gave_up_waiting:
         back.tell(app.out, "stopped following")
-        return ExitCode.NOT_REACHED
-    back.tell_stopped(app.out)
+    else:
+        back.tell_stopped(app.out)
     return _concluded(app, known, follower, chosen)
 
 
@@ -162,6 +162,7 @@ def _concluded(app: App, known: Known, follower: Follower, chosen: frozenset[int
         if outcome.task in chosen
     ]
     alone = known.summary.kind == "run" and len(follower.tracks) == 1
-    reached = verdict(found, own_code=alone)
+    unseen = Verdict(ExitCode.NOT_REACHED)
+    reached = unseen if follower.gave_up_waiting else verdict(found, own_code=alone)
     app.out.event(summary_event(known.summary.job_id, found, reached))
     return reached.code

@@ -23,7 +23,7 @@ from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import load
-from poormanray.jobs.outcome import outcomes, verdict
+from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
 from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import ended_counts, is_job_id
@@ -271,6 +271,8 @@ class Submission:
         code = watched(self.app.out, follower.run(), watcher, back)
         if code is None and follower.gave_up_waiting:
             back.tell(self.app.out, "stopped watching")
+            unseen = Verdict(ExitCode.NOT_REACHED)
+            self.app.out.event(summary_event(self.job.job_id, self._found(follower), unseen))
             return ExitCode.NOT_REACHED
         if code is None:
             back.tell_stopped(self.app.out)
@@ -278,8 +280,7 @@ class Submission:
 
     def conclude(self, follower: Follower, *, own_code: bool, left_out: int = 0) -> int:
         """Sum the job up: what failed, in words and JSON, and the exit code."""
-        names = dict(enumerate(self.job.task_names))
-        found = outcomes(follower.tracks.values(), names)
+        found = self._found(follower)
         reached = verdict(found, left_out=left_out, own_code=own_code)
         counts = ended_counts(outcome.status for outcome in found)
         self.app.out.event(summary_event(self.job.job_id, found, reached))
@@ -287,6 +288,9 @@ class Submission:
         if reached.code or self.job.kind == "map":
             self.app.out.note(f"job {self.job.job_id}: {words}")
         return reached.code
+
+    def _found(self, follower: Follower) -> list[Outcome]:
+        return outcomes(follower.tracks.values(), dict(enumerate(self.job.task_names)))
 
     def detached(self, follower: Follower) -> int:
         """Sum up a job that was only started."""
