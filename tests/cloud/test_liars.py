@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_run import events
+from tests.cloud.test_run import Words, events
 
 # Ends whatever the agent starts, before it can answer.
 SILENCER = r"""
@@ -40,6 +42,12 @@ def alone(new_cluster: Callable[[str, int], str]) -> str:
     return new_cluster("alone", 1)
 
 
+def together(pmr: Pmr, cluster: str, *all_words: Words) -> list[CompletedProcess[str]]:
+    """Run several commands side by side; return how they ended."""
+    with ThreadPoolExecutor(5) as pool:
+        return list(pool.map(lambda w: pmr(*w, "-n", cluster, check=False), all_words))
+
+
 def test_a_job_of_another_cluster_is_refused(
     pmr: Pmr, cluster: str, alone: str, client: ClientFactory, tmp_path: Path
 ) -> None:
@@ -47,8 +55,7 @@ def test_a_job_of_another_cluster_is_refused(
     asked = [("cancel",), ("status",), ("logs",), ("logs", "-f"), ("results", "-o", tmp_path / "r")]
 
     def refused(by: str, says: str) -> None:
-        for words in asked:
-            told = pmr(*words, job, "-n", by, check=False)
+        for told in together(pmr, by, *((*words, job) for words in asked)):
             assert told.returncode == 3
             assert says in told.stderr
             assert f"next: pmr jobs -n {by}" in told.stderr
@@ -73,12 +80,12 @@ def test_a_forged_ledger_is_shown_without_harm(pmr: Pmr, alone: str) -> None:
     document = pmr.json("status", job, *on)
     assert document["counts"]["SUCCEEDED"] == 1
     assert document["instances"][0]["damaged_lines"] == 3
-    for words in (("jobs",), ("status", job), ("logs", job)):
-        said = pmr(*words, *on)
+    for said in together(pmr, alone, ("jobs",), ("status", job), ("logs", job)):
+        assert said.returncode == 0
         assert "\x1b" not in said.stdout + said.stderr
     forged = events(pmr("run", *on, "-u", "root", "--json", "-c", MANIFESTER).stdout)[-1]["job"]
-    for words in (("status", forged), ("logs", forged), ("cancel", forged)):
-        refused = pmr(*words, *on, check=False)
+    words = [(word, forged) for word in ("status", "logs", "cancel")]
+    for refused in together(pmr, alone, *words):
         assert refused.returncode == 4
         assert "its answer is damaged" in refused.stderr
         assert "Traceback" not in refused.stderr
