@@ -101,7 +101,8 @@ places_ahead() { # for what is queued, in its order, while the first tasks run a
         keys=()
         while ((${#keys[@]} < most)); do
             read -r task attempt || { more=0 && break; }
-            keys+=("$task.$attempt")
+            # A runner before this one has placed it, and it may have run: its log stays.
+            [[ -d $PMR_ROOT/work/$JOB/$task.$attempt ]] || keys+=("$task.$attempt")
         done
         ((${#keys[@]} == 0)) || places "${keys[@]}" || break
         most=256
@@ -262,6 +263,7 @@ runner() { # job
     mv "$JOB_DIR/runner.new" "$JOB_DIR/runner"
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
+    rm -f "$JOB_DIR/placed"
     places_ahead 2>>"$JOB_DIR/errors" &
     PLACER=$!
     # With job control on, what is put into the background does not ignore SIGINT and SIGQUIT.
