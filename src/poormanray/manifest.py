@@ -75,9 +75,16 @@ def _decimal(seconds: float) -> str:
 
 
 def content_digest(job: Job) -> str:
-    """Return a digest of what the job's tasks would do: scripts, names, files, environment."""
+    """Return a digest of what the job's tasks would do: scripts, names, files, environment.
+
+    It does not tell on which instances: those of a cluster come and go, and so do the tasks of a
+    `run`, which has one for each.
+    """
     hashed = hashlib.sha256()
-    for number, name in zip(job.script_of, job.task_names, strict=True):
+    tasks = list(zip(job.script_of, job.task_names, strict=True))
+    if job.kind == "run":
+        tasks = [(0, "")]
+    for number, name in tasks:
         hashed.update(hashlib.sha256(job.scripts[number]).digest() + _b64(name).encode() + b"\n")
     for item in job.helper_files:
         words = f"F {item.mode:o} {_b64(item.path)}\n".encode()

@@ -94,3 +94,16 @@ def test_after_a_reboot_the_queue_goes_on(pmr: Pmr, scripts: Path) -> None:
     assert states(summary) == after_boot(pmr)
     lost = next(one for one in summary["tasks"] if one["task"] == 0)
     assert lost["reason"]
+    read = pmr("logs", "--task", "0", "--no-prefix", "last", "-n", CLUSTER, check=False)
+    assert read.stdout == "on\n"
+
+
+def test_a_run_is_found_again_when_an_instance_of_it_has_ended(pmr: Pmr) -> None:
+    words = ("run", "-n", CLUSTER, "--json", "-c", "echo $PMR_TASK_ID >>~/found-again")
+    first = events(pmr(*words).stdout)[-1]
+    pmr("terminate", "-n", CLUSTER, "-i", f"{CLUSTER}-0001", "--yes")
+    again = pmr(*words, "--job-id", first["job"], check=False)
+    assert again.returncode == 4, again
+    assert states(events(again.stdout)[-1]) == {0: "SUCCEEDED", 1: "LOST"}
+    ran = pmr("run", "-n", CLUSTER, "--no-prefix", "-c", "cat ~/found-again")
+    assert ran.stdout == "0\n"

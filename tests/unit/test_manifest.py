@@ -122,6 +122,13 @@ def test_the_digest_depends_on_each_part() -> None:
     assert len({content_digest(one) for one in jobs}) == len(jobs)
 
 
+def test_the_digest_of_a_run_does_not_depend_on_its_instances() -> None:
+    one = job(kind="run", scripts=(b"1",), task_names=("c-0000",), script_of=(0,))
+    two = job(kind="run", scripts=(b"1",), task_names=("c-0001", "c-0002"), script_of=(0, 0))
+    other = job(kind="run", scripts=(b"2",), task_names=("c-0000",), script_of=(0,))
+    assert content_digest(one) == content_digest(two) != content_digest(other)
+
+
 def test_the_digest_does_not_depend_on_who_and_when() -> None:
     changes: list[dict[str, object]] = [
         {"job_id": "zzzzzzzzzzz"},

@@ -323,4 +323,8 @@ def _resumed(fleet: Fleet, job: Job, manner: Manner) -> Job:
             f"job {job.job_id} was submitted with other content",
             "leave out --job-id to submit this as a job of its own",
         )
-    return replace(job, hosts=known.manifest.hosts)
+    names = known.manifest.task_names
+    tasks = tuple(names[number] for number in sorted(names))
+    # A `run` has one script, for as many tasks as it had instances then.
+    script_of = job.script_of if job.kind == "map" else (0,) * len(tasks)
+    return replace(job, hosts=known.manifest.hosts, task_names=tasks, script_of=script_of)
