@@ -237,6 +237,24 @@ def test_a_start_whose_reply_is_lost_is_sent_again() -> None:
     assert not problems(seen)
 
 
+def stranger(_row: str) -> Reply:
+    return Reply("i-0", Answer(more=False, facts={"refused": "no-such-job"}))
+
+
+def test_a_start_that_was_on_its_way_is_waited_for() -> None:
+    guest = Guest(begun(0) + done(0), instead={1: stranger(""), 2: stranger("")})
+    follower, seen = follow(Cloud({"i-0": guest}), started=True)
+    assert not problems(seen)
+    assert follower.tracks["i-0"].all_ended
+
+
+def test_a_job_that_never_comes_is_not_waited_for_long() -> None:
+    cloud = Cloud({"i-0": Guest(always=stranger)})
+    _, seen = follow(cloud, started=True)
+    assert problems(seen) == ["it does not know this job"]
+    assert len(cloud.sent) == 4
+
+
 def test_a_start_that_may_have_come_before_is_sent_on() -> None:
     cut = {1: lost_reply(), 2: lost_reply(delivered=False)}
     cloud = Cloud({"i-0": Guest(begun(0) + done(0), instead=cut)})

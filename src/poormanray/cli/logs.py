@@ -72,10 +72,13 @@ def _show_tail(
     return tracks
 
 
-def _ask_again(tracks: list[Track], known: Known) -> None:
-    """Let those be followed that were silent when the job was read: their agents may be back."""
+def _ask_again(tracks: list[Track], fleet: Fleet) -> None:
+    """Let those be followed that did not tell of the job when it was read, but can be asked.
+
+    Their agents may be back, or the job's start may have been on its way.
+    """
     for track in tracks:
-        if track.host.instance_id in known.problems:
+        if not fleet.problem_of(track.host.instance_id):
             track.problem, track.gone = "", False
 
 
@@ -123,7 +126,7 @@ def logs(  # noqa: PLR0913 (one for each option)
             watcher.finish()
             return _read(tracks, chosen)
     if follow:
-        _ask_again(tracks, known)
+        _ask_again(tracks, fleet)
     wanted = Wanted(
         chosen.__contains__, live=follow, wake_on_events=follow and known.summary.kind == "map"
     )

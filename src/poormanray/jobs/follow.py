@@ -274,12 +274,10 @@ class Follower:
         if reply.answer is None:
             yield from self._failed(track, reply, kind, asked)
             return
-        track.heard_at_s = now_s
-        track.failures = 0
-        if kind == "bulk":
-            track.read_failures = 0
+        track.hear(now_s, bulk=kind == "bulk")
         if refusal := reply.answer.facts.get("refused", ""):
-            yield from self._give_up(track, REFUSALS.get(refusal, refusal[:99]))
+            if not (kind == "look" and track.may_still_come(refusal, now_s)):
+                yield from self._give_up(track, REFUSALS.get(refusal, refusal[:99]))
             return
         if kind != "bulk":
             track.looked = True

@@ -30,6 +30,8 @@ STALLED_S = 20.0
 # Between requests that fail.
 RETRY_PAUSE_S = 2.0
 LONGEST_READ_PAUSE_S = 30.0
+# Of a job that an instance does not know, before it is said that it never came there.
+MOST_UNKNOWN_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Track:
     `ratio`: how well its logs compress; `meagre`: answers in a row that brought next to nothing
     of what they say there is; `problem`: why nothing more is expected of it; `gone`: it
     cannot even be asked; `suspended`: it is stopped, and what waits there can go on after a start;
+    `unknown_looks`: looks that found that it does not know the job (yet);
     `read_failures`: requests for bulk that failed in a row, which makes the next wait longer.
     """
 
@@ -126,6 +129,7 @@ class Track:
     gone: bool = False
     stalled_since_s: float | None = None
     suspended: bool = False
+    unknown_looks: int = 0
     read_failures: int = 0
     read_due_s: float = 0.0
 
@@ -181,6 +185,23 @@ class Track:
             return
         self.read_failures += 1
         self.read_due_s = now_s + min(RETRY_PAUSE_S * self.read_failures, LONGEST_READ_PAUSE_S)
+
+    def hear(self, now_s: float, *, bulk: bool) -> None:
+        """Take note of an answer: what has failed before is over."""
+        self.heard_at_s = now_s
+        self.failures = 0
+        self.read_failures = 0 if bulk else self.read_failures
+
+    def may_still_come(self, refusal: str, now_s: float) -> bool:
+        """Say whether a job that is unknown there may be on its way; plans another look if so.
+
+        Who submitted it may have been cut off: its start and this look can wait for one agent.
+        """
+        if refusal != "no-such-job" or self.unknown_looks >= MOST_UNKNOWN_LOOKS:
+            return False
+        self.unknown_looks += 1
+        self.due_at_s = now_s + RETRY_PAUSE_S * self.unknown_looks
+        return True
 
     @property
     def waits_to_read(self) -> bool:
