@@ -171,7 +171,7 @@ def _task(job: Job, view: View, told: Told) -> list[str]:
         case "LOST":
             wrong = _lost(job, view, told, ran)
         case "PENDING":
-            wrong = _suspended(job, told, ran)
+            wrong = _suspended(job, told)
         case state:
             wrong = [f"it is told as {state}"]
     return wrong + _log(job, view, told)
@@ -220,12 +220,11 @@ def _lost(job: Job, view: View, told: Told, ran: Ran | None) -> list[str]:
     return []
 
 
-def _suspended(job: Job, told: Told, ran: Ran | None) -> list[str]:
-    if ran is not None:
-        return [f"PENDING ({told.reason}), and it has started"]
-    if not told.reason.startswith("suspended") or not job.strikes(told.instance, STOPPING):
-        return [f"PENDING ({told.reason}), and its instance is not stopped"]
-    return []
+def _suspended(job: Job, told: Told) -> list[str]:
+    # What has run there, nobody can know before the instance is started again.
+    if told.reason.startswith("suspended") and job.strikes(told.instance, STOPPING):
+        return []
+    return [f"PENDING ({told.reason}), and its instance is not stopped"]
 
 
 def _log(job: Job, view: View, told: Told) -> list[str]:

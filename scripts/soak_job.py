@@ -208,6 +208,7 @@ class JobPlay:
         weather.free_disks()
 
     def _view_last(self, machines: dict[str, str]) -> None:
+        self._pending.clear()
         if not self.job_id or not machines or not self._somebody():
             return
         for _ in range(2):

@@ -207,7 +207,7 @@ def _instance_fault(rng: random.Random, kind: str, target: int) -> Fault:
     made_by = {undo: made for made, undo in UNDONE_BY.items()}
     undo, undo_s, words = "", 0.0, {}
     on_start = kind in OF_RUNNERS or _luck(rng, 0.5)
-    at_s = rng.uniform(0, 2.5)
+    at_s = rng.uniform(0, 0.8 if kind in OF_RUNNERS else 2.5)
     if kind in made_by or (kind in UNDONE_BY and _luck(rng, 0.3)):
         kind = made_by.get(kind, kind)
         undo, undo_s = UNDONE_BY[kind], rng.uniform(1, 10)

@@ -97,7 +97,8 @@ def test_suspended_only_on_a_stopped_instance() -> None:
     assert "is not stopped" in wrong(unborn, view)
     stopped = replace(unborn, struck=(Struck("instance-stop", ONE, 99.0),))
     assert wrong(stopped, view) == ""
-    assert "it has started" in wrong(replace(stopped, ran=JOB.ran), view)
+    never = replace(view, tasks=(replace(waits, reason=""), TOLD[1]))
+    assert "is not stopped" in wrong(stopped, never)
 
 
 def test_lost_only_where_a_fault_explains_it() -> None:
