@@ -101,8 +101,7 @@ class Nested:
         assert report is not None  # noqa: S101 (it was opened as a pipe)
         said = b""
         while b"ready\n" not in said or b"pid " not in said:
-            ready, _, _ = select.select([report], [], [], BOOT_TIMEOUT_S)
-            data = os.read(report.fileno(), 4096) if ready else b""
+            data = os.read(report.fileno(), 4096) if _readable(report.fileno()) else b""
             said += data
             if not data or b"error: " in said:
                 _, _, reason = said.decode(errors="replace").partition("error: ")
@@ -190,7 +189,7 @@ class Nested:
         self._keeper = None
         if self._first_fd >= 0:
             signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
-            select.select([self._first_fd], [], [])
+            _readable(self._first_fd, None)
             os.close(self._first_fd)
         for pipe in (keeper.stdin, keeper.stdout):
             if pipe is not None:
@@ -228,6 +227,14 @@ class Entered:
         """Collect the process."""
         self._process.wait()
         os.close(self._ended)
+
+
+def _readable(descriptor: int, timeout_s: float | None = BOOT_TIMEOUT_S) -> bool:
+    """Wait until there is something to read."""
+    # Not `select`, which ends at descriptor 1023: that is some 200 instances.
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def tool(name: str) -> str:
