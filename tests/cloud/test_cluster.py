@@ -247,9 +247,11 @@ def test_the_wait_ends_early_when_an_instance_does(
     assert b"doomed-0000" in said
 
 
-def test_an_interrupted_create_says_how_to_go_on(pmr: Pmr, created: Callable[..., Any]) -> None:
+def test_an_interrupted_create_says_how_to_go_on(
+    pmr: Pmr, mute: str, created: Callable[..., Any]
+) -> None:
     created("stops", 1, "-d")
-    creating = pmr.start("create", "-n", "stops", "-t", TYPE)
+    creating = pmr.start("create", "-n", "stops", "-t", TYPE, "--instance-profile", mute)
     assert creating.stderr is not None
     for line in creating.stderr:
         if b" ready" in line:
