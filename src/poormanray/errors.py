@@ -79,6 +79,10 @@ class NoAnswer(AwsRefused):
     """Nothing came back from AWS: whether the call did something is not known."""
 
 
+class Throttled(AwsRefused):
+    """AWS has refused a call as one too many, again and again; nothing was done."""
+
+
 class NoCapacity(AwsRefused):
     """EC2 has no room for this many instances of this type in this zone now."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer, EnvelopeCut, EnvelopeError, decode
-from poormanray.errors import InvalidInstances
+from poormanray.errors import InvalidInstances, Throttled
 from poormanray.model import Invocation, InvocationStatus, chunks
 from poormanray.shell import Call, render
 from poormanray.waiting import jittered
@@ -26,6 +26,15 @@ FIRST_POLL_S = 0.8
 FIRST_BULK_POLL_S = 0.5
 POLL_GROWTH = 1.3
 LONGEST_POLL_S = 1.2
+# However many commands are under way, they are looked at so often a second, all together.
+POLLS_PER_S = 2.5
+# After throttling that outlives botocore's own tries: the first pause, and the longest.
+PAUSE_S = 2.0
+LONGEST_PAUSE_S = 30.0
+# A one-off question is given up after this many such pauses: some five minutes.
+MOST_PAUSES = 12
+# Whole answers are fetched one by one: at most so many before other commands have their turn.
+WHOLE_AT_ONCE = 4
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
 # How long an instance has to take a command where nobody says otherwise.
@@ -77,10 +86,14 @@ class Flight:
 
 @dataclass(slots=True)
 class Sent:
-    """What a send came to: flights, and replies for instances that SSM would not take."""
+    """What a send came to: flights, and replies for instances that SSM would not take.
+
+    `postponed`: nothing was sent to these, because AWS throttles; they may be sent to later.
+    """
 
     flights: list[Flight] = field(default_factory=list)
     refused: list[Reply] = field(default_factory=list)
+    postponed: list[str] = field(default_factory=list)
 
 
 class Remote:
@@ -89,6 +102,26 @@ class Remote:
     def __init__(self, ssm: Ssm, clock: Clock) -> None:
         self._ssm = ssm
         self._clock = clock
+        self._pauses = 0
+        self._throttled_at_s: float | None = None
+
+    def throttled_s(self) -> float:
+        """Return for how long AWS has let no call through; 0 when the last one got through."""
+        at_s = self._throttled_at_s
+        return 0.0 if at_s is None else self._clock.now_s() - at_s
+
+    def pause_s(self) -> float:
+        """Return how long to leave AWS alone: longer with each call that was throttled."""
+        longer_s = PAUSE_S * 1.5 ** max(0, self._pauses - 1)
+        return jittered(min(longer_s, LONGEST_PAUSE_S))
+
+    def _got_through(self, *, throttled: bool) -> None:
+        if not throttled:
+            self._pauses, self._throttled_at_s = 0, None
+            return
+        self._pauses += 1
+        if self._throttled_at_s is None:
+            self._throttled_at_s = self._clock.now_s()
 
     def send(self, order: Order, instance_ids: Sequence[str]) -> Sent:
         """Send an order, 50 instances at a time.
@@ -98,7 +131,16 @@ class Remote:
         """
         sent = Sent()
         for some in chunks(instance_ids, CHUNK):
-            self._send_some(order, list(some), sent)
+            if sent.postponed:
+                sent.postponed += some
+                continue
+            try:
+                self._send_some(order, list(some), sent)
+            except Throttled:
+                self._got_through(throttled=True)
+                done = {key for flight in sent.flights for key in flight.waiting}
+                done |= {reply.instance_id for reply in sent.refused}
+                sent.postponed += [key for key in some if key not in done]
         return sent
 
     def _send_some(self, order: Order, ids: list[str], sent: Sent) -> None:
@@ -124,6 +166,7 @@ class Remote:
             self._send_some(order, ids[:middle], sent)
             self._send_some(order, ids[middle:], sent)
             return
+        self._got_through(throttled=False)
         now_s = self._clock.now_s()
         first_s = FIRST_BULK_POLL_S if order.large else FIRST_POLL_S
         sent.flights.append(
@@ -143,9 +186,20 @@ class Remote:
 
         `flights` is how many commands are polled side by side: the more, the wider apart.
         """
-        parts = [part for part in self._look(flight) if part.instance_id in flight.waiting]
-        flight.taken |= {p.instance_id for p in parts if p.status is InvocationStatus.RUNNING}
-        replies = [self._reply(flight, part) for part in parts if part.status.ended]
+        replies: list[Reply] = []
+        cut: list[Invocation] = []
+        try:
+            parts = [part for part in self._look(flight) if part.instance_id in flight.waiting]
+            flight.taken |= {p.instance_id for p in parts if p.status is InvocationStatus.RUNNING}
+            for part in parts:
+                if part.status.ended:
+                    reply = self._reply(flight, part)
+                    replies += [reply] if reply else []
+                    cut += [] if reply else [part]
+            replies += [self._whole(flight, part) for part in cut[:WHOLE_AT_ONCE]]
+        except Throttled:
+            return self._held(flight, replies)
+        self._got_through(throttled=False)
         now_s = self._clock.now_s()
         if now_s >= flight.deadline_s:
             told = {reply.instance_id for reply in replies}
@@ -154,8 +208,20 @@ class Remote:
                 for instance_id in sorted(flight.waiting - told)
             ]
         flight.waiting -= {reply.instance_id for reply in replies}
-        flight.next_poll_s = now_s + jittered(flight.interval_s * max(1.0, flights / 4))
+        if len(cut) > WHOLE_AT_ONCE:
+            flight.next_poll_s = now_s
+            return replies
+        flight.next_poll_s = now_s + jittered(max(flight.interval_s, flights / POLLS_PER_S))
         flight.interval_s = min(flight.interval_s * POLL_GROWTH, LONGEST_POLL_S)
+        return replies
+
+    def _held(self, flight: Flight, replies: list[Reply]) -> list[Reply]:
+        """Put off the next look at a command; what was not looked at is not late."""
+        self._got_through(throttled=True)
+        pause_s = self.pause_s()
+        flight.next_poll_s = self._clock.now_s() + pause_s
+        flight.deadline_s = max(flight.deadline_s, flight.next_poll_s + SLACK_S)
+        flight.waiting -= {reply.instance_id for reply in replies}
         return replies
 
     def _look(self, flight: Flight) -> list[Invocation]:
@@ -164,18 +230,21 @@ class Remote:
             return [part] if part else []
         return self._ssm.invocations(flight.command_id)
 
-    def _reply(self, flight: Flight, part: Invocation) -> Reply:
+    def _reply(self, flight: Flight, part: Invocation) -> Reply | None:
+        """Return what an invocation answers; None where the list cut the answer off."""
         if part.status is not InvocationStatus.DONE:
             return _unanswered(part, taken=part.instance_id in flight.taken)
         try:
             return Reply(part.instance_id, decode(part.output))
         except EnvelopeCut:
-            whole = self._ssm.invocation(flight.command_id, part.instance_id)
-            output = whole.output if whole else part.output
+            return None
         except EnvelopeError as error:
             return Reply(part.instance_id, None, f"its answer is damaged: {error}")
+
+    def _whole(self, flight: Flight, part: Invocation) -> Reply:
+        whole = self._ssm.invocation(flight.command_id, part.instance_id)
         try:
-            return Reply(part.instance_id, decode(output))
+            return Reply(part.instance_id, decode(whole.output if whole else part.output))
         except EnvelopeError as error:
             return Reply(part.instance_id, None, f"its answer is damaged: {error}")
 
@@ -188,7 +257,7 @@ class Remote:
         """Send several orders side by side; yield each reply with the number of its order."""
         under_way: list[tuple[int, Flight]] = []
         for number, (order, instance_ids) in enumerate(orders):
-            sent = self.send(order, instance_ids)
+            sent = self._send_all(order, instance_ids)
             for reply in sent.refused:
                 yield number, reply
             under_way += [(number, flight) for flight in sent.flights]
@@ -198,6 +267,19 @@ class Remote:
             for reply in self.poll(flight, flights=len(under_way)):
                 yield number, reply
             under_way = [each for each in under_way if each[1].waiting]
+
+    def _send_all(self, order: Order, instance_ids: Sequence[str]) -> Sent:
+        """Send an order, with pauses while AWS throttles; who is left after them is refused."""
+        sent = self.send(order, instance_ids)
+        while sent.postponed and self._pauses < MOST_PAUSES:
+            self._clock.sleep(self.pause_s())
+            more = self.send(order, sent.postponed)
+            sent.flights += more.flights
+            sent.refused += more.refused
+            sent.postponed = more.postponed
+        why = "AWS throttles ssm:SendCommand"
+        sent.refused += [Reply(key, None, why, delivered=False) for key in sent.postponed]
+        return sent
 
 
 def _unanswered(part: Invocation, *, taken: bool) -> Reply:

@@ -13,6 +13,7 @@ from botocore.compat import HTTPHeaders
 
 from poormanray.aws.session import Aws
 from poormanray.errors import AwsRefused, CredentialsEnded
+from poormanray.waiting import Clock
 
 FILE = "[default]\naws_access_key_id = {}\naws_secret_access_key = s\naws_session_token = t\n"
 GOOD = """<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">
@@ -69,7 +70,9 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 def users_cloud() -> Aws:
-    return Aws(region="us-east-1", profile=None, endpoint=None)
+    aws = Aws(region="us-east-1", profile=None, endpoint=None)
+    aws.clock = Clock(pause=lambda _seconds: None)
+    return aws
 
 
 @pytest.mark.parametrize("code", ["RequestExpired", "AuthFailure"])

@@ -15,6 +15,7 @@ from poormanray.aws import ssm as subject
 from poormanray.aws.ssm import Ssm, status_of
 from poormanray.errors import AwsRefused, InvalidInstances
 from poormanray.model import Invocation, InvocationStatus
+from poormanray.waiting import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
@@ -178,7 +179,7 @@ def test_no_ids_no_call(client: SSMClient, stub: Stubber) -> None:
 
 def test_the_clock_is_the_services_own(client: SSMClient) -> None:
     now_s = 100.0
-    ssm = Ssm(client, REGION, monotonic=lambda: now_s)
+    ssm = Ssm(client, REGION, Clock(monotonic=lambda: now_s))
     for date in ("nonsense", "Thu, 01 Jan 1970 00:16:40 GMT"):
         client.meta.events.emit(
             "response-received.ssm.SendCommand", response_dict={"headers": {"Date": date}}

@@ -11,7 +11,8 @@ import pytest
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import ExitCode
-from poormanray.jobs.follow import LONG_READ_S, MOST_FAILURES, SILENCE_S, Follower
+from poormanray.jobs.cadence import SILENCE_S
+from poormanray.jobs.follow import LONG_READ_S, MOST_FAILURES, Follower
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import (
     REFUSALS,
@@ -136,6 +137,12 @@ class Cloud:
                 Flight(number, waiting, now_s, now_s + 1e9, order.large, now_s + POLL_S, POLL_S)
             )
         return sent
+
+    def throttled_s(self) -> float:
+        return 0.0
+
+    def pause_s(self) -> float:
+        return 2.0
 
     def poll(self, flight: Flight, *, flights: int = 1) -> list[Reply]:
         assert flights > 0

@@ -17,6 +17,7 @@ from poormanray.errors import (
     NoAnswer,
     NoCapacity,
     ProfileUnseen,
+    Throttled,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _WRONG_KEY = {
     "UnrecognizedClientException",
 }
 # Source: the throttling codes that botocore's standard mode retries (botocore/retries/standard.py).
-_THROTTLED = {
+THROTTLED = {
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
     "PriorRequestNotComplete",
@@ -146,8 +147,8 @@ def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
         )
     if refused := _of_keys(error, code, f"{action} in {region}"):
         return refused
-    if code in _THROTTLED:
-        return AwsRefused(
+    if code in THROTTLED:
+        return Throttled(
             f"AWS is throttling {action} in {region}, after several tries",
             "wait a minute and repeat; other programs use the same account",
             code=code,

@@ -88,11 +88,13 @@ class Aws:
     @functools.cached_property
     def _ec2(self) -> Ec2:
         from poormanray.aws.ec2 import Ec2
+        from poormanray.aws.paced import Paced
 
         with translated("ec2", self._region_or_word):
             client = self._session.client(
                 "ec2", region_name=self.region, endpoint_url=self._url, config=self._config
             )
+        Paced(self.clock).attach(client.meta.events, "ec2.DescribeInstances")
         return Ec2(client, self.region)
 
     @functools.cached_property
@@ -103,7 +105,7 @@ class Aws:
             client = self._session.client(
                 "ssm", region_name=self.region, endpoint_url=self._url, config=self._config
             )
-        return Ssm(client, self.region)
+        return Ssm(client, self.region, self.clock)
 
     @functools.cached_property
     def _iam(self) -> Iam:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from poormanray.aws.paced import Paced
 from poormanray.aws.refusals import translated
 from poormanray.errors import AwsRefused
 from poormanray.model import Agent, Invocation, InvocationStatus, chunks
+from poormanray.waiting import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
@@ -52,18 +53,20 @@ _UNDELIVERED = {
 class Ssm:
     """Run Command, as far as we use it. Safe to share by threads."""
 
-    def __init__(
-        self,
-        client: SSMClient,
-        region: str,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, client: SSMClient, region: str, clock: Clock | None = None) -> None:
+        clock = clock or Clock()
         self._client = client
         self._region = region
-        self._monotonic = monotonic
+        self._monotonic = clock.monotonic
         self._lock = threading.Lock()
         self._told: tuple[float, float] | None = None
+        self._paced = Paced(clock)
+        self._paced.attach(client.meta.events, "ssm")
         client.meta.events.register("response-received.ssm", self._note_date)
+
+    def share_pace(self) -> None:
+        """Make all calls together as rare as those of one operation: for large fleets."""
+        self._paced.share()
 
     def send(
         self,

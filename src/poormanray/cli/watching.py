@@ -17,6 +17,7 @@ from poormanray.jobs.track import (
     HostProblem,
     LogGap,
     LogText,
+    Slowed,
     TaskChanged,
     Track,
 )
@@ -94,6 +95,11 @@ class Watcher:
                         "name": happening.host.name,
                         "why": happening.why,
                     }
+                )
+            case Slowed():
+                self.out.note(
+                    f"for {readable_s(happening.seconds)} AWS has throttled every call to SSM "
+                    "(others use the account too); the job goes on, and watching it as well"
                 )
             case Backlog():
                 self.out.note(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from poormanray import cluster
 from poormanray.errors import NotReached
+from poormanray.jobs.cadence import Cadence
 from poormanray.model import Instance, InstanceState, Selection
-from poormanray.remote import Remote
+from poormanray.remote import CHUNK, Remote
 
 if TYPE_CHECKING:
     from poormanray.aws.session import Aws
@@ -65,6 +66,8 @@ def muster(
         NotReached: not one of them can answer; the message says why.
     """
     instances = cluster.find(aws, selection)
+    if not Cadence(-(-len(instances) // CHUNK)).few:
+        aws.ssm().share_pace()
     seen = cluster.reachable(aws, instances)
     if not seen.ready:
         first, why = seen.left_out[0]

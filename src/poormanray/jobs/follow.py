@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer, Chunk
+from poormanray.jobs.cadence import SILENCE_S, Cadence
 from poormanray.jobs.logs import (
     ANSWER_BYTES,
     LEAST_BYTES,
@@ -16,6 +17,7 @@ from poormanray.jobs.logs import (
     Text,
     pick,
 )
+from poormanray.jobs.looks import MOST_PIECES, look_order, needs_look, reads_at_once, row
 from poormanray.jobs.presence import Presence, States
 from poormanray.jobs.track import (
     REFUSALS,
@@ -25,6 +27,7 @@ from poormanray.jobs.track import (
     LogGap,
     LogText,
     Looked,
+    Slowed,
     TaskChanged,
     Track,
     Wanted,
@@ -32,7 +35,7 @@ from poormanray.jobs.track import (
 )
 from poormanray.manifest import Host
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
-from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
+from poormanray.shell import LARGE_ANSWER_CHARS, Call
 
 if TYPE_CHECKING:
     from poormanray.waiting import Clock
@@ -40,19 +43,10 @@ if TYPE_CHECKING:
 # The agent runs five commands at once and shares them with others: one look that waits, and at
 # most this many that fetch bulk.
 LANES = 3
-# Short, because a look that waits holds one of the agent's five workers.
-FIRST_WINDOW_S = 5
-WINDOW_S = 8
-BUSY_S = 0.5  # until the next look where another client waits, so that ours is answered at once
-# Instances that want a look at nearly the same moment share a send.
-GATHER_S = 0.3
-# How long an instance may be silent before EC2 is asked whether it still exists.
-SILENCE_S = 25.0
 MOST_FAILURES = 4
-# A log request names its log in about a dozen characters; a send has room for this many.
-MOST_PIECES = 60
-# A reader is told of a wait that is longer than this.
+# A reader is told of a wait that is longer than this, and of throttling that lasts so long.
 LONG_READ_S = 20.0
+LONG_THROTTLING_S = 60.0
 
 
 class Follower:
@@ -86,9 +80,12 @@ class Follower:
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._told_s = LONG_READ_S / 2
+        self._told_throttling = False
+        self._quiet_until_s = 0.0
         self._round_trip_s = 0.0
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
+        self._cadence = self._fitting_cadence()
         for track in tracks:
             track.heard_at_s = clock.now_s()
 
@@ -104,6 +101,8 @@ class Follower:
             if self._flights:
                 yield from self._look_once()
                 yield from self._check_silence()
+            elif (quiet_s := self._quiet_until_s - self._clock.now_s()) > 0:
+                self._clock.sleep(quiet_s)
             elif not (due_s := self._due_times_s()):
                 return
             else:
@@ -111,42 +110,45 @@ class Follower:
 
     def _due_times_s(self) -> list[float]:
         tracks = self.tracks.values()
-        looks = [t.due_at_s for t in tracks if self._needs_look(t)]
+        looks = [t.due_at_s for t in tracks if needs_look(t, self._wanted)]
         return looks + [t.read_due_s for t in tracks if t.waits_to_read]
-
-    def _needs_look(self, track: Track) -> bool:
-        if track.gone or track.looking:
-            return False
-        if not track.started or not track.looked or track.behind:
-            return True
-        if not self._wanted.live:
-            return False
-        if any(not cursor.caught_up for cursor in track.cursors.values()):
-            # What is being fetched in bulk says by itself when there is more.
-            return not track.all_ended
-        finished = track.all_ended and all(c.complete for c in track.cursors.values())
-        return not finished and not (track.log.runner_lost and self._read_all(track))
-
-    @staticmethod
-    def _read_all(track: Track) -> bool:
-        return all(c.final and c.caught_up for c in track.cursors.values())
 
     def _send_what_is_due(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
-        needing = [track for track in self.tracks.values() if self._needs_look(track)]
+        if now_s < self._quiet_until_s:
+            return
+        self._cadence = self._fitting_cadence()
+        needing = [track for track in self.tracks.values() if needs_look(track, self._wanted)]
         due = [track for track in needing if track.due_at_s <= now_s]
         fresh = [track for track in due if not track.started]
         active = sum(1 for t in self.tracks.values() if t.started and not self._over(t))
         fresh = fresh[: max(0, self._parallelism - active)]
         if fresh:
             yield from self._send(self._start_order(fresh), fresh, "start")
-        # Wait a little for the others, unless everybody is here already.
-        looks = [track for track in due if track.started and not track.looking]
-        if looks and (
-            len(looks) == len(needing) or min(t.due_at_s for t in looks) <= now_s - GATHER_S
-        ):
-            yield from self._send(self._look_order(looks), looks, "look")
+        looks = self._gathered([track for track in due if track.started and not track.looking])
+        everybody = self._cadence.few and len(looks) == len(needing)
+        if looks and (everybody or self._gathering_over(looks, now_s)):
+            yield from self._send(
+                look_order(self.job_id, looks, self._wanted, self._cadence), looks, "look"
+            )
         yield from self._fetch()
+
+    def _fitting_cadence(self) -> Cadence:
+        followed = sum(not self._over(track) for track in self.tracks.values())
+        return Cadence(-(-followed // CHUNK))
+
+    def _gathering_over(self, looks: Sequence[Track], now_s: float) -> bool:
+        """Say whether looks have waited long enough for others to share a send with."""
+        if not self._cadence.few and (len(looks) >= CHUNK or not self._flights):
+            return True
+        return min(track.due_at_s for track in looks) <= now_s - self._cadence.gather_s
+
+    def _gathered(self, looks: list[Track]) -> list[Track]:
+        """Return whole chunks of those that have waited longest, else all there are."""
+        whole = len(looks) // CHUNK * CHUNK
+        if self._cadence.few or not whole:
+            return looks
+        return sorted(looks, key=lambda track: track.due_at_s)[:whole]
 
     def _over(self, track: Track) -> bool:
         return bool(track.problem) or track.all_ended
@@ -157,28 +159,41 @@ class Follower:
             track.started = True
         sent = self._remote.send(order, [track.host.instance_id for track in tracks])
         self._flights += [(flight, kind, {}) for flight in sent.flights]
+        for key in sent.postponed:
+            track = self.tracks[key]
+            track.looking = False
+            track.started = kind != "start"
+        self._hush(bool(sent.postponed))
         for reply in sent.refused:
             yield from self._take(reply, kind, [])
 
+    def _hush(self, throttled: bool) -> None:  # noqa: FBT001 (its one fact)
+        """Send nothing for a while if AWS has throttled a send."""
+        if throttled:
+            self._quiet_until_s = self._clock.now_s() + self._remote.pause_s()
+
     def _look_once(self) -> Iterator[Happening]:
         soonest_s = min(flight.next_poll_s for flight, _, _ in self._flights)
-        gather_s = [
-            t.due_at_s + GATHER_S for t in self.tracks.values() if self._needs_look(t) and t.started
+        due_s = [
+            t.due_at_s for t in self.tracks.values() if needs_look(t, self._wanted) and t.started
         ]
         now_s = self._clock.now_s()
-        if gather_s and min(gather_s) < soonest_s:
-            self._clock.sleep(max(0.02, min(gather_s) - now_s))
+        send_s = max(min(due_s) + self._cadence.gather_s, self._quiet_until_s) if due_s else None
+        if send_s is not None and send_s < soonest_s:
+            self._clock.sleep(max(0.02, send_s - now_s))
             return
         self._clock.sleep(soonest_s - now_s)
         now_s = self._clock.now_s()
-        for flight, kind, asked in list(self._flights):
-            if flight.next_poll_s > now_s:
-                continue
+        ready = [each for each in self._flights if each[0].next_poll_s <= now_s]
+        ready.sort(key=lambda each: each[0].next_poll_s)
+        # Where calls are scarce, sends that are due have their turn after every poll.
+        for flight, kind, asked in ready if self._cadence.few else ready[:1]:
             replies = self._remote.poll(flight, flights=len(self._flights))
             if replies and kind == "bulk":
                 self._round_trip_s = self._clock.now_s() - flight.sent_at_s
             for reply in replies:
                 yield from self._take(reply, kind, asked.get(reply.instance_id, []))
+        yield from self._tell_throttling()
         yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
 
@@ -188,44 +203,9 @@ class Follower:
         if self._start is None:
             raise ValueError("nothing to start: every track is started")
         order = self._start()
-        window_s = FIRST_WINDOW_S if self._wanted.live else 0
-        rows = {t.host.instance_id: self._row(t, window_s) for t in tracks}
+        window_s = self._cadence.first_window_s if self._wanted.live else 0
+        rows = {t.host.instance_id: row(t, self._wanted, window_s) for t in tracks}
         return replace(order, rows=rows, window_s=window_s)
-
-    def _look_order(self, tracks: Sequence[Track]) -> Order:
-        rows = {}
-        longest_s = 0
-        for track in tracks:
-            waits = self._wanted.live and not track.all_ended and not track.behind
-            window_s = WINDOW_S if waits else 0
-            longest_s = max(longest_s, window_s)
-            rows[track.host.instance_id] = self._row(track, window_s)
-        return Order(
-            Call("observe", (self.job_id,), 0),
-            rows,
-            longest_s,
-            large=any(track.behind for track in tracks),
-            comment=f"pmr observe {self.job_id}",
-        )
-
-    def _row(self, track: Track, window_s: int) -> str:
-        specs = [
-            f"{cursor.name}:{cursor.frontier}"
-            for cursor in track.cursors.values()
-            if cursor.caught_up and not cursor.complete
-        ][:MOST_PIECES]
-        if not track.cursors and self._reads_at_once(track):
-            specs = [f"{track.host.tasks[0]}.1:0"]
-        budget = LARGE_ANSWER_CHARS if track.behind else SMALL_ANSWER_CHARS
-        wake = int(self._wanted.wake_on_events)
-        return f"{track.log.offset} {window_s} {wake} {budget} {','.join(specs)}".rstrip()
-
-    def _reads_at_once(self, track: Track) -> bool:
-        """Say whether the log to read is known before any event: an instance's only task."""
-        wanted = self._wanted
-        if wanted.logs is None or not wanted.live or wanted.from_end_bytes:
-            return False
-        return len(track.host.tasks) == 1 and wanted.logs(track.host.tasks[0])
 
     def _fetch(self) -> Iterator[Happening]:
         """Ask for bulk: events that did not fit, and pieces of logs, a few requests at a time."""
@@ -258,6 +238,10 @@ class Follower:
             )
             sent = self._remote.send(order, ids[at : at + CHUNK])
             self._flights += [(flight, "bulk", asked) for flight in sent.flights]
+            for key in sent.postponed:
+                self.tracks[key].lanes -= 1
+                self._ask_again(self.tracks[key], asked[key])
+            self._hush(bool(sent.postponed))
             for reply in sent.refused:
                 yield from self._take(reply, "bulk", asked[reply.instance_id])
 
@@ -282,7 +266,7 @@ class Follower:
         if kind != "bulk":
             track.looked = True
             if reply.answer.facts.get("window") == "busy":
-                track.due_at_s = now_s + BUSY_S
+                track.due_at_s = now_s + self._cadence.busy_s
         yield from self._take_events(track, reply.answer)
         yield from self._take_logs(track, reply.answer, asked)
         if track.promises_only(reply.answer):
@@ -312,7 +296,7 @@ class Follower:
     def _take_logs(self, track: Track, answer: Answer, asked: list[Piece]) -> Iterator[Happening]:
         pieces = {piece.name: piece for piece in asked}
         raw = 0
-        if self._reads_at_once(track):
+        if reads_at_once(track, self._wanted):
             first = f"{track.host.tasks[0]}.1"
             track.cursors.setdefault(first, LogCursor(first))
         for record in answer.records:
@@ -348,14 +332,19 @@ class Follower:
             self._told_s = seconds
             yield Backlog(size, seconds)
 
+    def _tell_throttling(self) -> Iterator[Happening]:
+        seconds = self._remote.throttled_s()
+        if seconds > LONG_THROTTLING_S and not self._told_throttling:
+            self._told_throttling = True
+            yield Slowed(seconds)
+
     # --- what goes wrong -----------------------------------------------------------------------
 
     def _failed(
         self, track: Track, reply: Reply, kind: str, asked: list[Piece]
     ) -> Iterator[Happening]:
         track.failures += 1
-        for piece in asked:
-            track.cursors[piece.name].put_back(piece)
+        self._ask_again(track, asked)
         if kind == "start" and not track.looked:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
@@ -369,7 +358,12 @@ class Follower:
             yield from self._give_up(track, why or reply.problem)
             return
         track.retry(self._clock.now_s(), bulk=kind == "bulk")
-        track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - SILENCE_S)
+        track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - self._cadence.silence_s)
+
+    @staticmethod
+    def _ask_again(track: Track, asked: list[Piece]) -> None:
+        for piece in asked:
+            track.cursors[piece.name].put_back(piece)
 
     def _give_up(self, track: Track, why: str, *, gone: bool = True) -> Iterator[Happening]:
         track.looking = False
@@ -385,7 +379,7 @@ class Follower:
             for track in self.tracks.values()
             if not track.problem
             and (track.looking or track.lanes)
-            and now_s - track.heard_at_s > SILENCE_S
+            and now_s - track.heard_at_s > self._cadence.silence_s
         ]
         for track in silent:
             if why := self._presence.ended_words(track, self.tracks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
+from poormanray.errors import Throttled
 from poormanray.model import InstanceState
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ class Presence:
         now_s = self._clock.now_s()
         if now_s - self._asked_s >= self._every_s:
             self._asked_s = now_s
-            self._seen = self._states(list(all_ids))
+            try:
+                self._seen = self._states(list(all_ids))
+            except Throttled:
+                return ""  # it is asked again
         key = track.host.instance_id
         state, reason = self._seen.get(key, (InstanceState.TERMINATED, ""))
         if state in (InstanceState.PENDING, InstanceState.RUNNING):

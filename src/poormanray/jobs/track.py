@@ -78,11 +78,18 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Slowed:
+    """AWS has let no call through for this long, because it throttles them; watching goes on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What one look brought has been told."""
 
 
-Happening = Looked | TaskChanged | LogText | LogGap | HostProblem | Backlog
+Happening = Looked | TaskChanged | LogText | LogGap | HostProblem | Backlog | Slowed
 
 
 @dataclass(frozen=True, slots=True)

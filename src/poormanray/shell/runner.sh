@@ -212,30 +212,38 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
 }
 
 cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole
-    local file key size from upto half=$((META_log_cap / 2))
+    local file key size from upto half=$((META_log_cap / 2)) logs=()
     for file in "$JOB_DIR"/slots/*; do
-        { read -r key <"$file"; } 2>/dev/null || continue
-        size=$(stat -c %s "$JOB_DIR/logs/$key" 2>/dev/null) || continue
+        { read -r key <"$file"; } 2>/dev/null && logs+=("$JOB_DIR/logs/$key")
+    done
+    ((${#logs[@]})) || return 0
+    # One process for all logs: it is asked every few seconds, for as long as tasks run.
+    while read -r size key; do
         ((size > META_log_cap + META_log_cap / 8)) || continue
+        key=${key##*/}
         from=$(((half + 4095) / 4096 * 4096)) upto=$(((size - half) / 4096 * 4096))
         # The hole is on record before it is made: a reader never takes zeros for the log.
         printf '%s %s\n' "$from" "$upto" >"$JOB_DIR/holes/$key.new"
         mv -f "$JOB_DIR/holes/$key.new" "$JOB_DIR/holes/$key"
         fallocate --punch-hole --offset "$from" --length $((upto - from)) "$JOB_DIR/logs/$key"
-    done 2>/dev/null
+    done 2>/dev/null < <(stat -c '%s %n' -- "${logs[@]}")
 }
 
-flush() { # the ledger on disk, when it has grown; sets FLUSHED
-    local size
-    size=$(stat -c %s "$JOB_DIR/events")
-    [[ $size == "${FLUSHED-}" ]] || sync "$JOB_DIR/events"
-    FLUSHED=$size
+flush() { # the ledger on disk, when it has grown since the last time
+    local line grew=
+    while IFS= read -r -u "$FLUSHED" line; do
+        grew=1
+    done
+    [[ -z $grew ]] || sync "$JOB_DIR/events"
 }
 
 monitor() { # log caps, and the ledger on disk about once a second, while the runner lives
-    while kill -s 0 "$$" 2>/dev/null; do
+    local tick
+    exec {FLUSHED}<"$JOB_DIR/events"
+    for ((tick = 0; ; tick++)); do
+        kill -s 0 "$$" 2>/dev/null || return 0
         pause 1
-        cap_logs
+        ((tick % 2)) || cap_logs
         flush
     done
 }
@@ -279,6 +287,6 @@ runner() { # job
     kill -s TERM "$watcher"
     now
     event J "$NOW" runner-ended
-    flush
+    sync "$JOB_DIR/events"
     : >"$JOB_DIR/done"
 }

@@ -199,31 +199,54 @@ verb_put() { # job part
 # --- observe ---------------------------------------------------------------------------------
 
 over() { # true when nothing more can come: no runner, or the queue's tasks have all ended
-    local kind
+    local line
     [[ $RUNNER == 'done' || $RUNNER == dead ]] && return
-    while read -r -u "$EVENTS_FD" kind _; do
-        [[ $kind == E ]] && ENDED=$((ENDED + 1))
+    while IFS= read -r -u "$EVENTS_FD" line; do
+        EVENTS_READ=$((EVENTS_READ + ${#line} + 1))
+        [[ $line == 'E '* ]] && ENDED=$((ENDED + 1))
     done
     ((ENDED >= QUEUED))
 }
 
-grown() { # true when a log that was asked for, or the events, have more than was read
-    local spec name at most
-    if ((EVENTS_WAKE)); then
-        size_of "$JOB_DIR/events"
-        ((SIZE > EVENTS_AT)) && return
-    fi
+open_news() { # sets NEWS and NEWS_FD: what to look at for growth, opened where reading left off
+    local spec name at most fd
+    NEWS=() NEWS_FD=()
     for spec in ${WANTED//,/ }; do
         IFS=: read -r name at most <<<"$spec"
         ledger_file "$name"
-        size_of "$FILE"
-        ((SIZE != at)) && return
+        NEWS+=("$FILE") NEWS_FD+=("")
+        ((at > 0)) || continue
+        { exec {fd}<"$FILE"; } 2>/dev/null || continue
+        # It seeks in the descriptor that it shares with us, and reads nothing.
+        dd bs=1 "skip=$at" count=0 <&"$fd" >/dev/null 2>&1
+        NEWS_FD[${#NEWS_FD[@]} - 1]=$fd
+    done
+}
+
+close_news() {
+    local fd
+    for fd in ${NEWS_FD[@]+"${NEWS_FD[@]}"}; do
+        [[ -z $fd ]] || exec {fd}<&-
+    done
+}
+
+grown() { # true when a log that was asked for, or the events, have more than was read
+    local index byte
+    # No process is started here: it is asked five times a second on every instance.
+    ((EVENTS_WAKE)) && ((EVENTS_READ > EVENTS_AT)) && return
+    for index in ${NEWS[@]+"${!NEWS[@]}"}; do
+        if [[ -z ${NEWS_FD[index]} ]]; then
+            [[ -s ${NEWS[index]} ]] && return
+        elif IFS= read -r -n 1 -d '' -u "${NEWS_FD[index]}" byte; then
+            return
+        fi
     done
     return 1
 }
 
 wait_for_news() { # window in seconds; ends early when the job is over, or soon after news
-    local tick=0 ticks=$(($1 * 5)) news=0 EVENTS_FD ENDED=0 QUEUED
+    local tick=0 ticks=$(($1 * 5)) news=0 EVENTS_FD EVENTS_READ=0 ENDED=0 QUEUED NEWS NEWS_FD
+    open_news
     QUEUED=$(wc -l <"$JOB_DIR/queue")
     exec {EVENTS_FD}<"$JOB_DIR/events"
     while :; do
@@ -241,6 +264,7 @@ wait_for_news() { # window in seconds; ends early when the job is over, or soon 
         pause 0.2
         tick=$((tick + 1))
     done
+    close_news
     exec {EVENTS_FD}<&-
 }
 

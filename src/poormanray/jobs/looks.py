@@ -1,0 +1,71 @@
+"""What a look at an instance asks for, and whether one is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poormanray.jobs.cadence import Cadence
+from poormanray.jobs.track import Track, Wanted
+from poormanray.remote import Order
+from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
+
+# A log request names its log in about a dozen characters; a send has room for this many.
+MOST_PIECES = 60
+
+
+def needs_look(track: Track, wanted: Wanted) -> bool:
+    """Say whether an instance is to be asked what is new there."""
+    if track.gone or track.looking:
+        return False
+    if not track.started or not track.looked or track.behind:
+        return True
+    if not wanted.live:
+        return False
+    if any(not cursor.caught_up for cursor in track.cursors.values()):
+        # What is being fetched in bulk says by itself when there is more.
+        return not track.all_ended
+    finished = track.all_ended and all(c.complete for c in track.cursors.values())
+    return not finished and not (track.log.runner_lost and _read_all(track))
+
+
+def _read_all(track: Track) -> bool:
+    return all(cursor.final and cursor.caught_up for cursor in track.cursors.values())
+
+
+def look_order(job_id: str, tracks: Sequence[Track], wanted: Wanted, cadence: Cadence) -> Order:
+    """Return the order that looks at instances; the longest wait of any of them is its window."""
+    rows = {}
+    longest_s = 0
+    for track in tracks:
+        waits = wanted.live and not track.all_ended and not track.behind
+        window_s = cadence.window_s if waits else 0
+        longest_s = max(longest_s, window_s)
+        rows[track.host.instance_id] = row(track, wanted, window_s)
+    return Order(
+        Call("observe", (job_id,), 0),
+        rows,
+        longest_s,
+        large=any(track.behind for track in tracks),
+        comment=f"pmr observe {job_id}",
+    )
+
+
+def row(track: Track, wanted: Wanted, window_s: int) -> str:
+    """Return what differs between instances: what was read so far, and how long to wait."""
+    specs = [
+        f"{cursor.name}:{cursor.frontier}"
+        for cursor in track.cursors.values()
+        if cursor.caught_up and not cursor.complete
+    ][:MOST_PIECES]
+    if not track.cursors and reads_at_once(track, wanted):
+        specs = [f"{track.host.tasks[0]}.1:0"]
+    budget = LARGE_ANSWER_CHARS if track.behind else SMALL_ANSWER_CHARS
+    wake = int(wanted.wake_on_events)
+    return f"{track.log.offset} {window_s} {wake} {budget} {','.join(specs)}".rstrip()
+
+
+def reads_at_once(track: Track, wanted: Wanted) -> bool:
+    """Say whether the log to read is known before any event: an instance's only task."""
+    if wanted.logs is None or not wanted.live or wanted.from_end_bytes:
+        return False
+    return len(track.host.tasks) == 1 and wanted.logs(track.host.tasks[0])
