@@ -222,8 +222,13 @@ class JobPlay:
             self._attend(self.play.start(*self._submit(), work_s=self.work_s))
         if view is not None:
             self.views.append(view)
-        elif not client.hung:
+        elif not client.hung and not self._unknowable(client):
             self.play.wrong.append(f"{said(client)}: exit code {client.code} and no summary")
+
+    def _unknowable(self, client: Client) -> bool:
+        """Say whether only a dead instance can know the job, so that nobody may start it again."""
+        ran = self.play.cloud.witnessed(self.play.weather.ids).get(self.job_id)
+        return client.code == NOT_REACHED and not ran and bool(self.play.weather.dead())
 
     def _somebody(self) -> bool:
         """Say whether an instance is there that can answer."""
