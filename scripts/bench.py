@@ -6,6 +6,8 @@
     scripts/bench fleet              calls and seconds with 50 and 120 instances
     scripts/bench kill [--rounds N]  clients that are killed, and their jobs afterwards
     scripts/bench help               how long help, version and completion take
+    scripts/bench scale              (not in road) 500 instances, and 5 calls a second
+    scripts/bench huge               (not in road) 2,000 instances
 
 Exits 1 when a limit is missed. -o writes the figures as JSON.
 """
@@ -17,125 +19,21 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from scripts import killing
-
-PMR = Path(sys.executable).with_name("pmr")
-KEPT_VARIABLES = ("PATH", "TMPDIR", "LANG", "LC_ALL", "USER", "LOGNAME")
-TYPE = "t3.micro"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured value; it must not exceed the limit (none: it is only told)."""
-
-    what: str
-    value: float
-    unit: str
-    limit: float | None = None
-    note: str = ""
-
-    @property
-    def met(self) -> bool:
-        """Say whether the limit is met."""
-        return self.limit is None or self.value <= self.limit
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    """A local cloud of this program's own, and `pmr` to talk to it, with an empty home."""
-
-    folder: Path
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment of `pmr`."""
-        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        state = str(self.folder / "cloud")
-        return {**kept, "HOME": str(self.folder), "PMR_LOCAL": "1", "PMR_LOCAL_DIR": state}
-
-    def __call__(
-        self, *args: str | Path, check: bool = True, timeout_s: float = 300
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `pmr ARGS`."""
-        return subprocess.run(
-            [PMR, *args],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=self.environment(),
-            timeout=timeout_s,
-            check=check,
-        )
-
-    def raw(self, *args: str | Path) -> bytes:
-        """Run `pmr ARGS` and return its stdout as it is."""
-        return subprocess.run(
-            [PMR, *args], capture_output=True, env=self.environment(), timeout=600, check=True
-        ).stdout
-
-    def start(self, *args: str | Path) -> subprocess.Popen[bytes]:
-        """Start `pmr ARGS` as the leader of a process group."""
-        return subprocess.Popen(
-            [PMR, *args],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self.environment(),
-            start_new_session=True,
-        )
-
-    def ssm_calls(self) -> Counter[str]:
-        """Return how often each operation of SSM was called so far."""
-        told = json.loads(self("local", "status", "--json").stdout)
-        return Counter(told["calls"].get("ssm", {}))
-
-
-@contextmanager
-def cloud() -> Iterator[Cloud]:
-    """Start a cloud, and end it."""
-    # A short path: sockets below it must stay under 108 characters.
-    folder = Path(tempfile.mkdtemp(prefix="b-"))
-    own = Cloud(folder)
-    try:
-        own("local", "up")
-        yield own
-    finally:
-        own("local", "down", check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def cluster(own: Cloud, name: str, count: int) -> Iterator[str]:
-    """Launch a cluster, and end it."""
-    own("create", "-n", name, "-N", str(count), "-t", TYPE)
-    try:
-        yield name
-    finally:
-        own("terminate", "-n", name, "--yes")
-
-
-@contextmanager
-def timed(seconds: list[float]) -> Iterator[None]:
-    """Append how long the block took."""
-    began = time.monotonic()
-    yield
-    seconds.append(time.monotonic() - began)
-
+from scripts.bench_scale import measure_huge, measure_scale
+from scripts.measuring import PMR, Cloud, Figure, cloud, cluster, timed
 
 # --- logs --------------------------------------------------------------------------------------
 
@@ -248,10 +146,10 @@ def measure_fleet() -> Iterator[Figure]:
 
 def _one_run(own: Cloud, name: str, *words: str) -> tuple[Counter[str], float]:
     """Return the calls of a run, and how many seconds after the last task it ended."""
-    before = own.ssm_calls()
+    before = own.calls()
     told = own("run", "-n", name, "--json", "--", *words)
     now = time.time()
-    calls = own.ssm_calls() - before
+    calls = own.calls() - before
     summary: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
     ends = [datetime.fromisoformat(task["ended_at"]).timestamp() for task in summary["tasks"]]
     return calls, now - max(ends)
@@ -336,6 +234,10 @@ MEASURES: dict[str, Callable[[], Iterator[Figure]]] = {
     "fleet": measure_fleet,
     "kill": measure_kills,
 }
+OTHERS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "scale": measure_scale,
+    "huge": measure_huge,
+}
 
 
 def _row(figure: Figure) -> str:
@@ -348,7 +250,7 @@ def _row(figure: Figure) -> str:
 def main() -> int:
     """Measure what the words ask for, print a table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=["road", *MEASURES])
+    parser.add_argument("what", choices=["road", *MEASURES, *OTHERS])
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of clients to kill")
     parser.add_argument("--seed", type=int, default=1, help="of the moments to kill them")
@@ -357,7 +259,7 @@ def main() -> int:
     def kills() -> Iterator[Figure]:
         return measure_kills(asked.rounds, asked.seed)
 
-    measures = {**MEASURES, "kill": kills}
+    measures = {**MEASURES, **OTHERS, "kill": kills}
     figures: list[Figure] = []
     for name in MEASURES if asked.what == "road" else [asked.what]:
         print(f"{name} ...", file=sys.stderr)

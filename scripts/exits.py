@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scripts import faulting
-from scripts.bench import Cloud
 from scripts.ending import (
     DONE,
     Case,
@@ -35,6 +34,7 @@ from scripts.ending import (
     seen_of,
 )
 from scripts.killing import Command
+from scripts.measuring import Cloud
 
 CODES, SIGNALS = range(256), range(1, 16)
 # Codes that mean something to shells, to the agent, or to this program.

@@ -245,7 +245,10 @@ grown() { # true when a log that was asked for, or the events, have more than wa
 }
 
 wait_for_news() { # window in seconds; ends early when the job is over, or soon after news
-    local tick=0 ticks=$(($1 * 5)) news=0 EVENTS_FD EVENTS_READ=0 ENDED=0 QUEUED NEWS NEWS_FD
+    local tick=0 news=0 step=0.2 each_s=5 ticks EVENTS_FD EVENTS_READ=0 ENDED=0 QUEUED NEWS NEWS_FD
+    # Where a look lasts long, hundreds of instances are looked at: none has to hurry.
+    (($1 > 10)) && step=1 each_s=1
+    ticks=$(($1 * each_s))
     open_news
     QUEUED=$(wc -l <"$JOB_DIR/queue")
     exec {EVENTS_FD}<"$JOB_DIR/events"
@@ -255,13 +258,13 @@ wait_for_news() { # window in seconds; ends early when the job is over, or soon 
         ((tick >= ticks)) && break
         if ((news > 0)); then
             # A little longer, so that what follows at once comes along.
-            ((tick - news >= 2)) && break
+            (((tick - news) * 3 > each_s)) && break
         elif grown; then
             # What was there before this look has waited long enough.
             ((tick == 0)) && break
             news=$tick
         fi
-        pause 0.2
+        pause "$step"
         tick=$((tick + 1))
     done
     close_news
