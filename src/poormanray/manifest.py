@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from poormanray.schedule import MOST_IDS, decode_ids, encode_ids, whole_number
 
@@ -18,12 +18,16 @@ _INSTANCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One instance of a job, and the ids of the tasks that were spread to it."""
+    """One instance of a job, the ids of the tasks that were spread to it, and its cap of slots.
+
+    A cap of 0 is none: the job's slots count.
+    """
 
     host_index: int
     instance_id: str
     name: str
     tasks: tuple[int, ...]
+    slot_cap: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,19 @@ class HelperFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a job: its id, its name, the number of its script, and what it is for.
+
+    `entry` is the element of what is mapped over; None where a task is a script of its own.
+    """
+
+    number: int
+    name: str
+    script: int
+    entry: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What a job is, known before anything is sent."""
 
@@ -44,8 +61,7 @@ class Job:
     cluster: str
     region: str
     hosts: tuple[Host, ...]
-    task_names: tuple[str, ...]
-    script_of: tuple[int, ...]
+    tasks: tuple[Task, ...]
     scripts: tuple[bytes, ...]
     name: str = ""
     submitter: str = ""
@@ -57,9 +73,19 @@ class Job:
     log_cap_bytes: int = 1 << 30
     created_at: int = 0
 
+    @property
+    def task_names(self) -> dict[int, str]:
+        """Return the tasks' names by their ids."""
+        return {task.number: task.name for task in self.tasks}
+
 
 def _b64(text: str) -> str:
     return base64.b64encode(os.fsencode(text)).decode("ascii") or "="
+
+
+def _entry(task: Task) -> str:
+    """Return a task's entry as one word; `-` where it has none."""
+    return "-" if task.entry is None else _b64(task.entry)
 
 
 def _unb64(text: str) -> str:
@@ -81,11 +107,10 @@ def content_digest(job: Job) -> str:
     `run`, which has one for each.
     """
     hashed = hashlib.sha256()
-    tasks = list(zip(job.script_of, job.task_names, strict=True))
-    if job.kind == "run":
-        tasks = [(0, "")]
-    for number, name in tasks:
-        hashed.update(hashlib.sha256(job.scripts[number]).digest() + _b64(name).encode() + b"\n")
+    digests = [hashlib.sha256(script).digest() for script in job.scripts]
+    for task in (Task(0, "", 0),) if job.kind == "run" else job.tasks:
+        line = f"{task.number} {_b64(task.name)} {_entry(task)}\n"
+        hashed.update(digests[task.script] + line.encode())
     for item in job.helper_files:
         words = f"F {item.mode:o} {_b64(item.path)}\n".encode()
         hashed.update(hashlib.sha256(item.data).digest() + words)
@@ -104,7 +129,7 @@ def encode_meta(job: Job) -> bytes:
         "name": _b64(job.name),
         "submitter": _b64(job.submitter),
         "created": str(job.created_at),
-        "tasks": str(len(job.task_names)),
+        "tasks": str(len(job.tasks)),
         "hosts": str(len(job.hosts)),
         "slots": job.slots,
         "timeout": _decimal(job.timeout_s),
@@ -126,10 +151,12 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
         lines.append(f"F {len(content)} {len(item.data)} {item.mode:o} {_b64(item.path)}")
         content += item.data
     for host in job.hosts:
-        lines.append(f"H {host.host_index} {host.instance_id} {_b64(host.name)}")
+        name = _b64(host.name)
+        lines.append(f"H {host.host_index} {host.instance_id} {name} {host.slot_cap}")
         lines.append(f"Q {host.instance_id} {encode_ids(host.tasks)}")
-    for task, (script_number, name) in enumerate(zip(job.script_of, job.task_names, strict=True)):
-        lines.append(f"T {task} {script_number} {_b64(name)}")
+    lines += [
+        f"T {task.number} {task.script} {_b64(task.name)} {_entry(task)}" for task in job.tasks
+    ]
     env = "".join(f"{key}={value}\0" for key, value in job.env.items())
     return [
         ("meta", encode_meta(job)),
@@ -212,8 +239,8 @@ def decode_manifest(data: bytes) -> Manifest:
     spread: set[int] = set()
     for line in data.decode("ascii", "replace").splitlines():
         match line.split(" "):
-            case ["H", index, instance_id, name]:
-                hosts[instance_id] = _host(index, instance_id, _unb64(name))
+            case ["H", index, instance_id, name, cap]:
+                hosts[instance_id] = _host(index, instance_id, _unb64(name), cap)
             case ["Q", instance_id, ids] if instance_id in hosts:
                 host = hosts[instance_id]
                 tasks = tuple(decode_ids(ids))
@@ -221,14 +248,16 @@ def decode_manifest(data: bytes) -> Manifest:
                 spread.update(tasks)
                 if host.tasks or len(spread) != before + len(tasks) or before > MOST_IDS:
                     raise ValueError("a task is spread twice")
-                hosts[instance_id] = Host(host.host_index, instance_id, host.name, tasks)
-            case ["T", task, _, name]:
+                hosts[instance_id] = replace(host, tasks=tasks)
+            case ["T", task, _, name, _]:
                 names[whole_number(task)] = _unb64(name)
+            case ["H" | "Q" | "T", *_]:
+                raise ValueError("an impossible line")
     return Manifest(tuple(hosts.values()), names)
 
 
-def _host(index: str, instance_id: str, name: str) -> Host:
+def _host(index: str, instance_id: str, name: str, cap: str) -> Host:
     # Names of instances are put before lines and into tables, as ours are: without blanks.
     if not _INSTANCE_ID.fullmatch(instance_id) or not _INSTANCE_NAME.fullmatch(name):
         raise ValueError("an instance has an impossible id or name")
-    return Host(whole_number(index), instance_id, name, ())
+    return Host(whole_number(index), instance_id, name, (), whole_number(cap))

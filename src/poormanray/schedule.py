@@ -21,12 +21,20 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def spread(task_count: int, host_count: int) -> list[list[int]]:
-    """Deal task ids 0…task_count-1 out to hosts in turn, so that neighbours go to different hosts.
+def spread(ids: Sequence[int], host_count: int) -> list[list[int]]:
+    """Deal task ids out to hosts in turn, so that neighbours go to different hosts.
 
     Every id is in exactly one list; the lists' lengths differ by at most one.
     """
-    return [list(range(host, task_count, host_count)) for host in range(host_count)]
+    return [list(ids[host::host_count]) for host in range(host_count)]
+
+
+def slot_caps(at_once: int, host_count: int) -> list[int]:
+    """Return how many tasks each host may run at a time, so that together they run `at_once`.
+
+    0 stands for no cap, on every host, where `at_once` is 0.
+    """
+    return [len(share) for share in spread(range(at_once), host_count)]
 
 
 def encode_ids(ids: Sequence[int]) -> str:

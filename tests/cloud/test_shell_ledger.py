@@ -20,7 +20,7 @@ from poormanray import shell
 from poormanray.envelope import Answer, Chunk, Hole, decode
 from poormanray.jobs.logs import Gap, LogCursor, Text
 from poormanray.ledger import EventLog, TaskState, new_job_id
-from poormanray.manifest import HelperFile, Host, Job, encode_sections
+from poormanray.manifest import HelperFile, Host, Job, Task, encode_sections
 
 ME = "i-0123456789abcdef0"
 HOSTILE = "a\nb='c' \"d\" $HOME `id` $(id) \\ ü 雪 =x *"
@@ -90,7 +90,7 @@ class Machine:
         raise AssertionError(f"it never came: {(self.ledger(job) / 'events').read_text()}")
 
     def ended(self, job: Job) -> EventLog:
-        return self.until(job, lambda log: len(log.ended) == len(job.task_names))
+        return self.until(job, lambda log: len(log.ended) == len(job.tasks))
 
     def run(self, job: Job) -> EventLog:
         self.start(job)
@@ -108,8 +108,7 @@ def made(*commands: str, **changes: object) -> Job:
         cluster="c",
         region="us-east-1",
         hosts=(Host(0, ME, "c-0000", tuple(range(count))),),
-        task_names=tuple(f"t{number}" for number in range(count)),
-        script_of=tuple(range(count)),
+        tasks=tuple(Task(number, f"t{number}", number) for number in range(count)),
         scripts=tuple(map(shell.command_script, commands)),
         user="root",
     )
@@ -234,7 +233,7 @@ def test_hostile_words_arrive_as_they_are(machine: Machine) -> None:
         'printf %s "$A" >a; printf "%s" "$EMPTY" | wc -c; cat "sub dir/$B"; ls -l "sub dir"',
         env={"A": HOSTILE, "B": "it's\na `file`", "EMPTY": ""},
         helper_files=(HelperFile("sub dir/it's\na `file`", b"\0\xff data\n", 0o755),),
-        task_names=(HOSTILE,),
+        tasks=(Task(0, HOSTILE, 0, HOSTILE),),
     )
     machine.run(job)
     work = machine.root / "work" / job.job_id / "0.1"

@@ -23,7 +23,7 @@ from poormanray.jobs.logs import LogCursor
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import LogText, Track, Wanted
 from poormanray.ledger import TaskState, checksum
-from poormanray.manifest import Host, Job, encode_sections
+from poormanray.manifest import Host, Job, Task, encode_sections
 from poormanray.model import Instance, InstanceState, Invocation, InvocationStatus
 from poormanray.remote import Remote
 from poormanray.waiting import Clock
@@ -226,7 +226,8 @@ def test_a_cursor_keeps_nothing_that_was_not_asked_for(found: list[tuple[int, by
 
 
 def sections(job_id: str = JOB, cluster: str = "c") -> dict[str, bytes]:
-    job = Job(job_id, "map", cluster, "r", HOSTS, ("a", "b", "c"), (0, 0, 0), (b"x",))
+    tasks = tuple(Task(number, name, 0) for number, name in enumerate("abc"))
+    job = Job(job_id, "map", cluster, "r", HOSTS, tasks, (b"x",))
     return dict(encode_sections(job))
 
 
@@ -249,7 +250,7 @@ def lies() -> Iterator[list[str]]:
     meta, manifest = parts["meta"], parts["manifest"]
     yield told(sections(OTHER)["meta"], manifest)
     yield told(b"", b"")
-    yield told(meta, b"H 0 i-1 =\n")
+    yield told(meta, b"H 0 i-1 = 0\n")
     yield told(meta, manifest.replace(b"Q i-1 0-2:2", b"Q i-1 0-999999999"))
     yield [said(chunk(META, 0, meta), chunk(MANIFEST, 0, b"T", 10**17))]
     yield [said(chunk(META, 10**17, meta, 10**18))]

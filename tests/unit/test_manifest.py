@@ -13,6 +13,7 @@ from poormanray.manifest import (
     HelperFile,
     Host,
     Job,
+    Task,
     content_digest,
     decode_manifest,
     decode_meta,
@@ -34,8 +35,7 @@ def job(**changes: object) -> Job:
         cluster="c",
         region="eu-west-1",
         hosts=(Host(0, "i-1", "c-0000", (0, 2)), Host(4, "i-2", "c-0004", (1,))),
-        task_names=("a", "b", "c"),
-        script_of=(0, 1, 1),
+        tasks=(Task(0, "a", 0), Task(1, "b", 1), Task(2, "c", 1)),
         scripts=(b"one", b"two"),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
@@ -52,14 +52,13 @@ def test_names_come_back_as_they_were(
 ) -> None:
     hosts = tuple(
         Host(index, f"i-{index}", host, tuple(share))
-        for index, share in enumerate(spread(len(tasks), 3))
+        for index, share in enumerate(spread(range(len(tasks)), 3))
     )
     made = job(
         name=name,
         submitter=submitter,
         hosts=hosts,
-        task_names=tuple(tasks),
-        script_of=(0,) * len(tasks),
+        tasks=tuple(Task(number, task, 0, task) for number, task in enumerate(tasks)),
     )
     sections = dict(encode_sections(made))
     summary = decode_meta(sections["meta"])
@@ -107,8 +106,10 @@ def test_the_digest_depends_on_each_part() -> None:
         job(),
         job(scripts=(b"one", b"twO")),
         job(scripts=(b"two", b"one")),
-        job(script_of=(0, 1, 0)),
-        job(task_names=("a", "b", "d")),
+        job(tasks=(*job().tasks[:2], Task(2, "c", 0))),
+        job(tasks=(*job().tasks[:2], Task(2, "d", 1))),
+        job(tasks=(*job().tasks[:2], Task(3, "c", 1))),
+        job(tasks=(*job().tasks[:2], Task(2, "c", 1, ""))),
         job(env={"A": "1"}),
         job(env={"A": "2"}),
         job(env={"B": "1"}),
@@ -123,9 +124,10 @@ def test_the_digest_depends_on_each_part() -> None:
 
 
 def test_the_digest_of_a_run_does_not_depend_on_its_instances() -> None:
-    one = job(kind="run", scripts=(b"1",), task_names=("c-0000",), script_of=(0,))
-    two = job(kind="run", scripts=(b"1",), task_names=("c-0001", "c-0002"), script_of=(0, 0))
-    other = job(kind="run", scripts=(b"2",), task_names=("c-0000",), script_of=(0,))
+    first, second, third = (Task(number, f"c-000{number}", 0) for number in range(3))
+    one = job(kind="run", scripts=(b"1",), tasks=(first,))
+    two = job(kind="run", scripts=(b"1",), tasks=(second, third))
+    other = job(kind="run", scripts=(b"2",), tasks=(first,))
     assert content_digest(one) == content_digest(two) != content_digest(other)
 
 
@@ -151,21 +153,25 @@ def test_nonsense_makes_no_meta_fail(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"H x i-1 Yy0w\n",
-        b"H " + b"9" * 5000 + b" i-1 Yy0w\n",
-        b"H 0 i-1 Yy0w\nQ i-1 0-99999999999\n",
-        b"H 0 i-1 Yy0w\nQ i-1 0-999999999\n",
-        b"H 0 i-1 Yy0w\nQ i-1 0-1" + b"0" * 30 + b"\n",
-        b"H 0 i-1 Yy0w\nQ i-1 x\n",
-        b"H 0 i-1 Yy0w\nQ i-1 0-5:0\n",
-        b"H 0 i-1 Yy0w\nQ i-1 0-5\nQ i-1 6-9\n",
-        b"H 0 i-1 Yy0w\nH 1 i-2 Yy0x\nQ i-1 0-5\nQ i-2 5\n",
-        b"T x 0 =\n",
-        b"T -1 0 =\n",
-        b"H 0 i-1 =\n",
-        b"H 0 i-1 YwobWzJKCg==\n",
-        b"H 0 i-1 /w==\n",
-        b"H 0 ../x Yy0w\n",
+        b"H 0 i-1 Yy0w x\n",
+        b"H x i-1 Yy0w 0\n",
+        b"H " + b"9" * 5000 + b" i-1 Yy0w 0\n",
+        b"H 0 i-1 Yy0w 0\nQ i-1 0-99999999999\n",
+        b"H 0 i-1 Yy0w 0\nQ i-1 0-999999999\n",
+        b"H 0 i-1 Yy0w 0\nQ i-1 0-1" + b"0" * 30 + b"\n",
+        b"H 0 i-1 Yy0w 0\nQ i-1 x\n",
+        b"H 0 i-1 Yy0w 0\nQ i-1 0-5:0\n",
+        b"H 0 i-1 Yy0w 0\nQ i-1 0-5\nQ i-1 6-9\n",
+        b"H 0 i-1 Yy0w 0\nH 1 i-2 Yy0x 0\nQ i-1 0-5\nQ i-2 5\n",
+        b"H 0 i-1 Yy0w\n",
+        b"Q i-1 0-5\n",
+        b"T 0 0 =\n",
+        b"T x 0 = -\n",
+        b"T -1 0 = -\n",
+        b"H 0 i-1 = 0\n",
+        b"H 0 i-1 YwobWzJKCg== 0\n",
+        b"H 0 i-1 /w== 0\n",
+        b"H 0 ../x Yy0w 0\n",
     ],
 )
 def test_a_damaged_manifest_is_an_error(data: bytes) -> None:
@@ -174,7 +180,7 @@ def test_a_damaged_manifest_is_an_error(data: bytes) -> None:
 
 
 def test_the_sound_part_of_those_is_sound() -> None:
-    (host,) = decode_manifest(b"H 0 i-1 Yy0w\nQ i-1 0-5:5\n").hosts
+    (host,) = decode_manifest(b"H 0 i-1 Yy0w 0\nQ i-1 0-5:5\n").hosts
     assert host == Host(0, "i-1", "c-0", (0, 5))
 
 

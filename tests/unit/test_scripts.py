@@ -30,8 +30,8 @@ def test_scripts_are_sorted_and_named_by_their_path(tmp_path: Path) -> None:
     names = ["b.sh", "a b.sh", "new\nline", "sub/deep/c", "\udcff.sh", "ü"]
     fill(tmp_path, *names)
     found = collect_scripts([str(tmp_path)])
-    assert [name for name, _ in found] == sorted(names)
-    assert dict(found)["a b.sh"] == b"#!/bin/sh\na b.sh"
+    assert [task.name for task in found.tasks] == sorted(names)
+    assert found.scripts[sorted(names).index("a b.sh")] == b"#!/bin/sh\na b.sh"
 
 
 @pytest.mark.parametrize(
@@ -41,19 +41,19 @@ def test_scripts_are_sorted_and_named_by_their_path(tmp_path: Path) -> None:
 def test_hidden_files_and_backups_are_no_scripts(tmp_path: Path, name: str) -> None:
     assert not is_script(tmp_path / name, tmp_path)
     fill(tmp_path, name, "real")
-    assert [found for found, _ in collect_scripts([str(tmp_path)])] == ["real"]
+    assert [task.name for task in collect_scripts([str(tmp_path)]).tasks] == ["real"]
 
 
 def test_a_hidden_directory_can_be_named_itself(tmp_path: Path) -> None:
     fill(tmp_path / ".jobs", "a")
-    assert len(collect_scripts([str(tmp_path / ".jobs")])) == 1
+    assert len(collect_scripts([str(tmp_path / ".jobs")]).tasks) == 1
 
 
 def test_two_scripts_of_one_name_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "x/a", "y/a")
     with pytest.raises(UsageProblem, match="two scripts are named"):
         collect_scripts([str(tmp_path / "x"), str(tmp_path / "y")])
-    assert [name for name, _ in collect_scripts([str(tmp_path)])] == ["x/a", "y/a"]
+    assert [task.name for task in collect_scripts([str(tmp_path)]).tasks] == ["x/a", "y/a"]
 
 
 def test_nothing_to_run_is_an_error(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_script_of_a_run_may_come_through_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"#!/bin/sh\n",))
     writer.start()
-    assert script_file(str(pipe)) == ("pipe", b"#!/bin/sh\n")
+    assert script_file(str(pipe)) == b"#!/bin/sh\n"
     writer.join()
     with pytest.raises(UsageProblem, match="there is no file"):
         script_file(str(tmp_path / "none"))

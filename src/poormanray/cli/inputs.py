@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from poormanray.errors import UsageProblem
-from poormanray.manifest import HelperFile
+from poormanray.manifest import HelperFile, Task
 from poormanray.shell import as_program
 
 # What is read into memory for one job; far more than can travel through SSM.
 MOST_BYTES = 1 << 30
 _BACKUPS = ("~", ".bak", ".orig", ".swp", ".swo", ".tmp", ".rej")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Scripts, and the tasks that run them; `run` has none, as each instance is one."""
+
+    scripts: tuple[bytes, ...]
+    tasks: tuple[Task, ...] = ()
 
 
 def is_script(path: Path, top: Path) -> bool:
@@ -25,7 +34,7 @@ def is_script(path: Path, top: Path) -> bool:
     return not (name.endswith(_BACKUPS) or (name.startswith("#") and name.endswith("#")))
 
 
-def collect_scripts(folders: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
+def collect_scripts(folders: Sequence[str]) -> Program:
     """Read the scripts of directories, sorted by name; a name is the path below its directory.
 
     Raises:
@@ -54,7 +63,10 @@ def collect_scripts(folders: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
                     "rename one, or map over the folder that holds both",
                 )
             found[name] = (path, as_program(budget.read(path)))
-    return tuple((name, data) for name, (_, data) in sorted(found.items()))
+    return Program(
+        tuple(data for _, (_, data) in sorted(found.items())),
+        tuple(Task(number, name, number) for number, name in enumerate(sorted(found))),
+    )
 
 
 def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
@@ -80,8 +92,8 @@ def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
     return tuple(found.values())
 
 
-def script_file(word: str) -> tuple[str, bytes]:
-    """Read the executable of `-s`, and return its name and its bytes, as a program.
+def script_file(word: str) -> bytes:
+    """Read the executable of `-s`, and return its bytes, as the kernel can start them.
 
     Raises:
         UsageProblem: it cannot be read, or is a folder. A pipe is read to its end.
@@ -92,7 +104,7 @@ def script_file(word: str) -> tuple[str, bytes]:
         raise UsageProblem(f"-s: there is no file {word}", "check the path")
     if S_ISDIR(kind):
         raise UsageProblem(f"-s: {word} is a folder", "pmr map takes a folder of scripts")
-    return path.name, as_program(_Budget().read(path))
+    return as_program(_Budget().read(path))
 
 
 def environment(pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
@@ -105,6 +117,15 @@ def environment(pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
         if key.startswith("PMR_"):
             raise UsageProblem(f"--env {key}: names with PMR_ are poormanray's own", "rename it")
     return dict(pairs)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file of the user's; a pipe to its end.
+
+    Raises:
+        UsageProblem: it cannot be read, or is larger than what one job may have.
+    """
+    return _Budget().read(path)
 
 
 class _Budget:

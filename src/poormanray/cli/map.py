@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poormanray.cli.inputs import collect_scripts
+from poormanray.cli.elements import Elements, Sources
+from poormanray.cli.elements import program as program_of
+from poormanray.cli.inputs import Program, collect_scripts
 from poormanray.cli.options import (
     App,
     aws_options,
@@ -16,6 +18,7 @@ from poormanray.cli.options import (
     instance_option,
     ssh_key_option,
 )
+from poormanray.cli.planned import show_plan
 from poormanray.cli.watching import Watcher, readable_s
 from poormanray.cli.working import JobWords, Submission, job_options
 from poormanray.errors import UsageProblem
@@ -85,12 +88,43 @@ def _slots(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     raise click.BadParameter(f"{value!r} is neither a number from 1 to 1024 nor `auto`")
 
 
+def _program(
+    elements: Elements | None,
+    command: str | None,
+    scripts: tuple[str, ...],
+    words: tuple[str, ...],
+) -> Program:
+    """Return what the tasks run: scripts of directories, or one command for each entry."""
+    if elements is not None:
+        if len(scripts) > 1:
+            raise UsageProblem("-s twice: each entry gets one script", "leave one out")
+        script = scripts[0] if scripts else None
+        return program_of(elements, command=command, script=script, words=words)
+    if command:
+        raise UsageProblem(
+            "-c says what to run, but not for what",
+            "add --array, --each-line, --from-json or ::: ENTRY...",
+        )
+    if not scripts + words:
+        raise UsageProblem("say which directory of scripts to map", "pmr map -n NAME DIR")
+    return collect_scripts(scripts + words)
+
+
 @click.command("map")
 @cluster_option
 @instance_option
+@click.option("-c", "--command", help="Command line for each entry; `{}` is the entry.")
 @click.option(
-    "-s", "--script", "folders", multiple=True, metavar="DIR", help="Directory of scripts."
+    "-s",
+    "--script",
+    "scripts",
+    multiple=True,
+    metavar="PATH",
+    help="Directory of scripts; over entries: the script that each of them gets.",
 )
+@click.option("--array", metavar="IDS", help="Map over numbers: 0-99, 1-7:2, 1,3,9 or 0-99%8.")
+@click.option("--each-line", metavar="FILE", help="Map over the lines of a file (`-`: stdin).")
+@click.option("--from-json", metavar="FILE", help="Map over a JSON list or JSON Lines.")
 @click.option(
     "--slots",
     default="1",
@@ -100,28 +134,37 @@ def _slots(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 )
 @detach_option
 @job_options
+@click.option("--dry-run", is_flag=True, help="Show the tasks and their spread; send nothing.")
 @ssh_key_option
-@click.argument("directories", nargs=-1, metavar="[DIR]...")
+@click.argument("words", nargs=-1, metavar="[DIR]... | [-- CMD {}] [::: ENTRY...]")
 @aws_options
 def map_(  # noqa: PLR0913 (one for each option)
     app: App,
     *,
     name: str,
     instance_ids: tuple[str, ...],
-    folders: tuple[str, ...],
+    command: str | None,
+    scripts: tuple[str, ...],
+    array: str | None,
+    each_line: str | None,
+    from_json: str | None,
     slots: str,
     detach: bool,
     asked: JobWords,
-    directories: tuple[str, ...],
+    dry_run: bool,
+    words: tuple[str, ...],
 ) -> int:
-    """Spread a directory of scripts over the instances: each script is a task."""
-    if not folders + directories:
-        raise UsageProblem("say which directory of scripts to map", "pmr map -n NAME DIR")
-    work = asked.work("map", collect_scripts(folders + directories), slots=slots)
+    """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
+    elements, before = Sources(array, each_line, from_json).read(words)
+    program = _program(elements, command, scripts, before)
+    at_once = elements.at_once if elements else 0
+    work = asked.work("map", program, slots=slots, at_once=at_once)
     manner = asked.manner(detach=detach)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
+    if dry_run:
+        return show_plan(app.out, submission.job)
     follower = submission.follower(Wanted())
-    progress = None if detach else Progress(app.aws.clock, len(work.scripts))
+    progress = None if detach else Progress(app.aws.clock, len(work.tasks))
     code = submission.watch(follower, MapWatcher(app.out, progress=progress))
     if code is not None:
         return code

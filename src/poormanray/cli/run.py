@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from poormanray.cli.inputs import script_file
+from poormanray.cli.inputs import Program, script_file
 from poormanray.cli.options import (
     App,
     aws_options,
@@ -21,7 +21,7 @@ from poormanray.model import Selection
 from poormanray.shell import command_script, words_script
 
 
-def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> tuple[str, bytes]:
+def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> bytes:
     given = [word for word in (command, script, words) if word]
     if len(given) != 1:
         raise UsageProblem(
@@ -29,10 +29,10 @@ def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> 
             "pmr run --help",
         )
     if command:
-        return "command", command_script(command)
+        return command_script(command)
     if script:
         return script_file(script)
-    return words[0], words_script(words)
+    return words_script(words)
 
 
 @click.command()
@@ -71,7 +71,7 @@ def run(  # noqa: PLR0913 (one for each option)
         raise UsageProblem(
             "-j needs somebody who watches, and -d does not watch", "leave out one of -d and -j"
         )
-    work = asked.work("run", (_script(command, script, words),))
+    work = asked.work("run", Program((_script(command, script, words),)))
     manner = asked.manner(detach=detach, parallelism=parallelism)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     wanted = Wanted(logs=None if detach else lambda _task: True)

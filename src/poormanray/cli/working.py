@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poormanray.cli.inputs import environment, helper_files
+from poormanray.cli.inputs import Program, environment, helper_files
 from poormanray.cli.options import COUNT, DURATION, KEY_VALUE
 from poormanray.cli.watching import (
     Watcher,
@@ -27,7 +27,7 @@ from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
 from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import ended_counts, is_job_id
-from poormanray.manifest import Job
+from poormanray.manifest import Job, Task
 from poormanray.model import Instance, Selection
 
 if TYPE_CHECKING:
@@ -109,18 +109,19 @@ class JobWords:
     job_name: str
     job_id: str
 
-    def work(self, kind: str, scripts: tuple[tuple[str, bytes], ...], *, slots: str = "1") -> Work:
-        """Return what is to be done: these scripts, run as the options say.
+    def work(self, kind: str, program: Program, *, slots: str = "1", at_once: int = 0) -> Work:
+        """Return what is to be done: a program, run as the options say.
 
         Raises:
             UsageProblem: a helper file cannot be read, or a variable cannot be set.
         """
         return Work(
             kind,
-            scripts,
-            every_host=kind == "run",
+            program.scripts,
+            program.tasks,
             name=self.job_name,
             slots=slots,
+            at_once=at_once,
             timeout_s=self.timeout or 0.0,
             user=self.user,
             env=environment(self.env),
@@ -227,7 +228,7 @@ class Submission:
 
     def _announce(self, parcel: Parcel) -> None:
         job, out = self.job, self.app.out
-        tasks = f", {len(job.task_names)} tasks" if job.kind == "map" else ""
+        tasks = f", {len(job.tasks)} tasks" if job.kind == "map" else ""
         way = f", {len(parcel.parts)} sends of content first" if parcel.parts else ""
         out.note(
             f"job {job.job_id}: {len(job.hosts)} instances{tasks}, "
@@ -240,7 +241,7 @@ class Submission:
                 "kind": job.kind,
                 "cluster": job.cluster,
                 "instances": len(job.hosts),
-                "tasks": len(job.task_names),
+                "tasks": len(job.tasks),
             }
         )
 
@@ -290,7 +291,7 @@ class Submission:
         return reached.code
 
     def _found(self, follower: Follower) -> list[Outcome]:
-        return outcomes(follower.tracks.values(), dict(enumerate(self.job.task_names)))
+        return outcomes(follower.tracks.values(), self.job.task_names)
 
     def detached(self, follower: Follower) -> int:
         """Sum up a job that was only started."""
@@ -323,8 +324,9 @@ def _resumed(fleet: Fleet, job: Job, manner: Manner) -> Job:
             f"job {job.job_id} was submitted with other content",
             "leave out --job-id to submit this as a job of its own",
         )
-    names = known.manifest.task_names
-    tasks = tuple(names[number] for number in sorted(names))
-    # A `run` has one script, for as many tasks as it had instances then.
-    script_of = job.script_of if job.kind == "map" else (0,) * len(tasks)
-    return replace(job, hosts=known.manifest.hosts, task_names=tasks, script_of=script_of)
+    tasks = job.tasks
+    if job.kind == "run":
+        # One script, for as many tasks as it had instances then.
+        names = known.manifest.task_names
+        tasks = tuple(Task(number, names[number], 0) for number in sorted(names))
+    return replace(job, hosts=known.manifest.hosts, tasks=tasks)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from poormanray.errors import NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.ledger import new_job_id
-from poormanray.manifest import HelperFile, Host, Job, encode_sections
+from poormanray.manifest import HelperFile, Host, Job, Task, encode_sections
 from poormanray.model import Instance
 from poormanray.remote import Order
-from poormanray.schedule import spread
+from poormanray.schedule import slot_caps, spread
 from poormanray.shell import SEND_LIMIT_CHARS, Bundle, Call, render
 
 # Bytes of a part that one send carries beside the shell library, base64-encoded.
@@ -30,16 +30,17 @@ MOST_BUNDLE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a user wants done: scripts with their names, and how to run them.
+    """What a user wants done: scripts, tasks that run them, and how.
 
-    `every_host` gives each instance the one script (`run`); else scripts are spread (`map`).
+    Without tasks, each instance runs the one script (`run`); else the tasks are spread (`map`).
     """
 
     kind: str
-    scripts: tuple[tuple[str, bytes], ...]
-    every_host: bool = False
+    scripts: tuple[bytes, ...]
+    tasks: tuple[Task, ...] = ()
     name: str = ""
     slots: str = "1"
+    at_once: int = 0
     timeout_s: float = 0.0
     user: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -59,27 +60,24 @@ def plan(
     work: Work, instances: Sequence[Instance], *, cluster: str, region: str, job_id: str = ""
 ) -> Job:
     """Decide who runs what."""
-    count = len(instances) if work.every_host else len(work.scripts)
-    shares = spread(count, min(len(instances), count) or 1)
-    hosts = tuple(
-        Host(instance.host_index, instance.instance_id, instance.name, tuple(tasks))
-        for instance, tasks in zip(instances, shares, strict=False)
+    tasks = work.tasks or tuple(
+        Task(number, instance.name, 0) for number, instance in enumerate(instances)
     )
-    if work.every_host:
-        names = tuple(host.name for host in hosts)
-        script_of = (0,) * count
-    else:
-        names = tuple(name for name, _ in work.scripts)
-        script_of = tuple(range(count))
+    count = min(len(instances), len(tasks), work.at_once or len(tasks)) or 1
+    shares = spread([task.number for task in tasks], count)
+    caps = slot_caps(work.at_once, count)
+    hosts = tuple(
+        Host(instance.host_index, instance.instance_id, instance.name, tuple(share), cap)
+        for instance, share, cap in zip(instances, shares, caps, strict=False)
+    )
     return Job(
         job_id=job_id or new_job_id(),
         kind=work.kind,
         cluster=cluster,
         region=region,
         hosts=hosts,
-        task_names=names,
-        script_of=script_of,
-        scripts=tuple(script for _, script in work.scripts),
+        tasks=tasks,
+        scripts=work.scripts,
         name=work.name,
         submitter=submitter(),
         slots=work.slots,
@@ -202,7 +200,7 @@ def without(job: Job, problems: Mapping[str, str]) -> Job:
     if not hosts:
         why = next(iter(problems.values()))
         raise NotReached(f"the job reached no instance: {why}", f"pmr list -n {job.cluster}")
-    shares = spread(len(job.task_names), len(hosts))
+    shares = spread([task.number for task in job.tasks], len(hosts))
     return replace(
         job,
         hosts=tuple(

@@ -34,15 +34,15 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
 }
 
 load_manifest() { # sets which script each task runs, where scripts and files are, and who we are
-    local kind a b c d
-    SCRIPT_OF=() SCRIPT_AT=() SCRIPT_SIZE=() FILES=()
-    HOST_INDEX=0
+    local kind a b c d index=0
+    SCRIPT_OF=() SCRIPT_AT=() SCRIPT_SIZE=() FILES=() ENTRY_OF=() INDEX_OF=()
+    HOST_INDEX=0 SLOT_CAP=0
     while read -r kind a b c d; do
         case $kind in
-            T) SCRIPT_OF[a]=$b ;;
+            T) SCRIPT_OF[a]=$b ENTRY_OF[a]=${d#-} INDEX_OF[a]=$index index=$((index + 1)) ;;
             S) SCRIPT_AT[a]=$b SCRIPT_SIZE[a]=$c ;;
             F) FILES+=("$a $b $c $d") ;;
-            H) [[ $b == "${AWS_SSM_INSTANCE_ID-}" ]] && HOST_INDEX=$a ;;
+            H) [[ $b == "${AWS_SSM_INSTANCE_ID-}" ]] && HOST_INDEX=$a SLOT_CAP=$d ;;
         esac
     done <"$JOB_DIR/manifest"
 }
@@ -129,9 +129,10 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     export HOME=$USER_HOME USER=$USER_NAME LOGNAME=$USER_NAME SHELL=${USER_SHELL:-/bin/bash}
     export TERM=dumb PYTHONUNBUFFERED=1
     export AWS_REGION=$META_region AWS_DEFAULT_REGION=$META_region
-    export PMR_JOB_ID=$JOB PMR_TASK_ID=$1 PMR_TASK_INDEX=$1 PMR_TASK_COUNT=$META_tasks
+    export PMR_JOB_ID=$JOB PMR_TASK_ID=$1 PMR_TASK_INDEX=${INDEX_OF[$1]} PMR_TASK_COUNT=$META_tasks
     export PMR_TASK_ATTEMPT=$2 PMR_TASK_KEY=${JOB}_$1.$2 PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}
     export PMR_HOST_INDEX=$HOST_INDEX PMR_HOST_COUNT=$META_hosts PMR_CLUSTER=$META_cluster
+    [[ -z ${ENTRY_OF[$1]} ]] || task_entry "${ENTRY_OF[$1]}"
     unset AWS_SSM_INSTANCE_ID
     # The user's names may be this shell's own, or ones that no shell can set (UID): `env` sets
     # them. The locale is among them, because this shell takes bytes as they are.
@@ -139,6 +140,11 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     while IFS= read -r -d '' entry; do
         ENTRIES+=("$entry")
     done <"$JOB_DIR/env"
+}
+
+task_entry() { # base64; exports PMR_ENTRY, with every newline that it ends in
+    PMR_ENTRY=$(base64 -d <<<"${1#=}" && printf x)
+    export PMR_ENTRY=${PMR_ENTRY%x}
 }
 
 begin() { # task attempt; tells that it runs in this very process, before anything of it does
@@ -252,6 +258,8 @@ slot_count() { # sets SLOTS; "auto" is one for each CPU
     SLOTS=$META_slots
     [[ $SLOTS == auto ]] && SLOTS=$(nproc)
     ((SLOTS > 0)) || SLOTS=1
+    ((SLOT_CAP > 0 && SLOTS > SLOT_CAP)) && SLOTS=$SLOT_CAP
+    return 0
 }
 
 runner() { # job

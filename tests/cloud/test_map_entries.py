@@ -1,0 +1,95 @@
+"""`pmr map` over arrays, lines, JSON and words: each entry is one task, and stays one word."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.conftest import Pmr
+
+HOSTILE = ["a b", "it's", '"q"', "$HOME `id` $(id)", "{}", "-n", "ü 雪 \udcff", "*", "x\\y", ";"]
+SAY = 'printf "%s\\0%s" "$PMR_ENTRY" "$PMR_TASK_ID:$PMR_TASK_INDEX/$PMR_TASK_COUNT" | base64 -w 0'
+
+
+def said(pmr: Pmr, cluster: str, *words: str | Path, stdin: bytes = b"") -> dict[int, list[str]]:
+    """Map, and return what each task printed as base64 of texts with NUL between them."""
+    job = pmr.raw("map", "-n", cluster, "--json", *words, stdin=stdin).stdout.splitlines()
+    job_id = json.loads(job[-1])["job"]
+    found: dict[int, list[str]] = {}
+    for line in pmr.raw("logs", job_id, "-n", cluster, "--json").stdout.splitlines():
+        event = json.loads(line)
+        if event["event"] == "output":
+            data = base64.b64decode(event["text"])
+            found[event["task"]] = data.decode("utf-8", "surrogateescape").split("\0")
+    return found
+
+
+def test_an_array(pmr: Pmr, cluster: str) -> None:
+    assert said(pmr, cluster, "--array", "2-8:3,40", "-c", SAY) == {
+        2: ["2", "2:0/4"],
+        5: ["5", "5:1/4"],
+        8: ["8", "8:2/4"],
+        40: ["40", "40:3/4"],
+    }
+
+
+def test_lines_words_and_json_arrive_as_they_are(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    lines = "\n".join(HOSTILE).encode("utf-8", "surrogateescape")
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/bash\n{SAY}\n")
+    expected = {n: [entry, f"{n}:{n}/{len(HOSTILE)}"] for n, entry in enumerate(HOSTILE)}
+    assert said(pmr, cluster, "--each-line", "-", "-s", script, stdin=lines) == expected
+    told = said(pmr, cluster, "-c", "printf '%s' {} | base64 -w 0", "--", ":::", *HOSTILE)
+    assert told == {number: [entry] for number, entry in enumerate(HOSTILE)}
+    elements = [{"a": [1, "ü"]}, "two\nlines\n", 3]
+    (tmp_path / "list.json").write_text(json.dumps(elements))
+    told = said(pmr, cluster, "--from-json", tmp_path / "list.json", "-c", SAY + "; : {}")
+    assert [told[0][0], told[1][0], told[2][0]] == ['{"a":[1,"ü"]}', "two\nlines\n", "3"]
+
+
+def test_at_most_so_many_at_once(pmr: Pmr, cluster: str) -> None:
+    told = pmr(
+        "map", "-n", cluster, "--json", "--slots", "4", "--array", "0-11%2", "--", "sleep", "0.3"
+    )
+    tasks = json.loads(told.stdout.splitlines()[-1])["tasks"]
+    assert len({task["instance"] for task in tasks}) == 2
+    for name in {task["instance"] for task in tasks}:
+        own = sorted((t["started_at"], t["ended_at"]) for t in tasks if t["instance"] == name)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(own))
+
+
+def test_a_dry_run_sends_nothing(pmr: Pmr, cluster: str) -> None:
+    before = pmr.json("jobs", "-n", cluster)
+    told = pmr("map", "-n", cluster, "--dry-run", "--array", "0-99", "-c", "true")
+    assert "100 tasks on 3 instances; nothing was sent" in told.stdout
+    assert "inline" in told.stdout
+    plan = pmr.json("map", "-n", cluster, "--dry-run", "--array", "0-99", "-c", "true")
+    assert sorted(task["task"] for task in plan["tasks"]) == list(range(100))
+    assert pmr.json("jobs", "-n", cluster) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--array", "3-1", "-c", "true"], "ends before it begins"),
+        (["--array", "1", "--each-line", "x", "-c", "true"], "in one way what to map over"),
+        (["--each-line", "no-such-file", "-c", "true"], "cannot read no-such-file"),
+        (["--each-line", "/dev/null", "-c", "true"], "nothing to map over"),
+        (["--from-json", "/etc/passwd", "-c", "true"], "neither a JSON list nor JSON Lines"),
+        (["--array", "1"], "what to run for each"),
+        (["--array", "1", "-c", "true", "--", "true"], "what to run for each"),
+        (["-c", "true"], "not for what"),
+        (["-c", "true", "--", ":::", "a", ":::", "b"], "stands there twice"),
+        (["--array", "1", "-s", "a", "-s", "b"], "-s twice"),
+        ([], "which directory of scripts"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sent(words: list[str], why: str, pmr: Pmr) -> None:
+    told = pmr("map", "-n", "no-such-cluster", *words, check=False)
+    assert told.returncode == 2
+    assert why in told.stderr
+    assert "  next: " in told.stderr
