@@ -6,6 +6,7 @@
     scripts/bench fleet              calls and seconds with 50 and 120 instances
     scripts/bench kill [--rounds N]  clients that are killed, and their jobs afterwards
     scripts/bench help               how long help, version and completion take
+    scripts/bench map                (not in road) overhead, balance, 10,000 tasks
     scripts/bench scale              (not in road) 500 instances, and 5 calls a second
     scripts/bench huge               (not in road) 2,000 instances
 
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from scripts import killing
+from scripts.bench_map import measure_map
 from scripts.bench_scale import measure_huge, measure_scale
 from scripts.measuring import PMR, Cloud, Figure, cloud, cluster, timed
 
@@ -237,6 +239,7 @@ MEASURES: dict[str, Callable[[], Iterator[Figure]]] = {
 OTHERS: dict[str, Callable[[], Iterator[Figure]]] = {
     "scale": measure_scale,
     "huge": measure_huge,
+    "map": measure_map,
 }
 
 

@@ -176,7 +176,8 @@ def cases(stage: Stage, cluster: str, folder: Path, *, json: bool) -> dict[str, 
     common = ("-n", cluster, *stage.words, *(("--json",) if json else ()))
     one = (*common, "-i", f"{cluster}-0000", "--job-name", "one", "-c", _script(stage))
     both = (*common, "--job-name", "several", "-c", _script(stage))
-    spread = (*common, "--job-name", "map", scripts)
+    # What moves would be somewhere else when the fault strikes.
+    spread = (*common, "--job-name", "map", "--static", scripts)
     here = {"0/0": stage.struck, "0/1": stage.pending, "0/2": stage.pending}
     there = dict.fromkeys(("1/0", "1/1", "1/2"), stage.other)
     tasks = {

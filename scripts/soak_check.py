@@ -171,7 +171,7 @@ def _task(job: Job, view: View, told: Told) -> list[str]:
         case "LOST":
             wrong = _lost(job, view, told, ran)
         case "PENDING":
-            wrong = _suspended(job, told)
+            wrong = _suspended(job, view, told)
         case state:
             wrong = [f"it is told as {state}"]
     return wrong + _log(job, view, told)
@@ -220,9 +220,11 @@ def _lost(job: Job, view: View, told: Told, ran: Ran | None) -> list[str]:
     return []
 
 
-def _suspended(job: Job, told: Told) -> list[str]:
+def _suspended(job: Job, view: View, told: Told) -> list[str]:
     # What has run there, nobody can know before the instance is started again.
     if told.reason.startswith("suspended") and job.strikes(told.instance, STOPPING):
+        return []
+    if told.reason.startswith("on its way") and not view.final:
         return []
     return [f"PENDING ({told.reason}), and its instance is not stopped"]
 

@@ -216,7 +216,8 @@ class JobPlay:
             self.play.attend(client)
             view = self._view(client, final=True)
             unborn = view is None and client.code == NOT_FOUND
-            if not (unborn and self._may_be_unborn()) and not (view and self._unreached(view)):
+            behind = view and (self._unreached(view) or _between(view))
+            if not (unborn and self._may_be_unborn()) and not behind:
                 break
             # It never came to (all of) its instances: whoever wants it sends it again.
             self._attend(self.play.start(*self._submit(), work_s=self.work_s))
@@ -379,6 +380,11 @@ class JobPlay:
         )
 
 
+def _between(view: View) -> bool:
+    """Say whether a client was killed between taking a task from one instance to another."""
+    return any(told.reason.startswith("on its way") for told in view.tasks)
+
+
 def _told(row: dict[str, Any]) -> Told:
     keys = ("task", "instance", "state", "exit_code", "attempt", "reason")
     return Told(*(row[key] for key in keys))
@@ -386,7 +392,10 @@ def _told(row: dict[str, Any]) -> Told:
 
 def _logs(events: list[dict[str, Any]], tasks: tuple[Told, ...]) -> dict[int, str]:
     found = {told.task: "" for told in tasks}
+    newest = {told.task: told.attempt for told in tasks}
     for event in events:
+        if event.get("attempt", 1) != newest.get(event.get("task", -1), 1):
+            continue
         if event.get("event") == "output":
             found[event["task"]] = found.get(event["task"], "") + event.get("text", "\0")
         elif event.get("event") == "gap":

@@ -116,18 +116,38 @@ class EventLog:
     """The events of one instance, folded as they arrive; any split of them folds the same.
 
     `offset` counts the bytes that were folded, whole lines only: read on from there. `own` are
-    the tasks that the instance may tell of (None: any); what it says of others is damage.
+    the tasks that the instance may tell of (None: any); what it says of others is damage. `open`
+    are the attempts that have no end yet, by task; `given` are those that went to another
+    instance, with its host index; `adopted` those that came from elsewhere, or come again.
     """
 
     offset: int = 0
-    own: frozenset[int] | None = None
+    own: set[int] | None = None
     tasks: dict[tuple[int, int], TaskStatus] = field(default_factory=dict)
     newest: dict[int, TaskStatus] = field(default_factory=dict)
-    ended: set[int] = field(default_factory=set)
+    open: dict[int, int] = field(default_factory=dict)
+    given: dict[tuple[int, int], int] = field(default_factory=dict)
+    adopted: set[tuple[int, int]] = field(default_factory=set)
     runner_lost: bool = False
     slots: int = 0
     detached_by: str = ""
     damaged_lines: int = 0
+
+    def expect(self, tasks: Iterable[int]) -> None:
+        """Begin with the tasks that were spread to the instance; it tells of no others."""
+        self.open = dict.fromkeys(tasks, 1)
+        self.own = set(self.open)
+
+    def status(self, task: int) -> TaskStatus | None:
+        """Return the newest attempt of a task; None where the instance has none any more."""
+        newest, attempt = self.newest.get(task), self.open.get(task, 0)
+        if attempt > (newest.attempt if newest else 0):
+            return TaskStatus(task, attempt, TaskState.PENDING)
+        return newest
+
+    def knows(self, key: tuple[int, int]) -> bool:
+        """Say whether an attempt has come to the instance from elsewhere, whatever became of it."""
+        return key in self.adopted or key in self.tasks or key in self.given
 
     def feed(self, offset: int, data: bytes) -> list[TaskStatus]:
         """Fold bytes that were read at `offset`; return the tasks that changed, in order."""
@@ -156,8 +176,13 @@ class EventLog:
         match text.split(" "):
             case ["J", _, "runner-started", slots, _, detached_by, *_]:
                 self.slots, self.detached_by = whole_number(slots), detached_by
+                self.runner_lost = False
             case ["J", _, "runner-lost", *_]:
                 self.runner_lost = True
+            case ["A", _, keys]:
+                self._adopt(decode_keys(keys))
+            case ["G", _, to_host, keys]:
+                self._give(decode_keys(keys), whole_number(to_host))
             case ["S", when, task, attempt, slot, *_]:
                 self._put(
                     TaskStatus(
@@ -173,6 +198,27 @@ class EventLog:
                 before = self.tasks.get(key)
                 began = before.started_at if before else None
                 self._put(_ended(key, _seconds(when), code, reason, rest, began), changed)
+
+    def _adopt(self, keys: Iterable[tuple[int, int]]) -> None:
+        for key in keys:
+            task, attempt = key
+            if self.own is not None:
+                self.own.add(task)
+            self.adopted.add(key)
+            # What comes back to where it was is not away any more.
+            self.given.pop(key, None)
+            if key not in self.tasks:
+                self.open[task] = max(attempt, self.open.get(task, 0))
+
+    def _give(self, keys: Iterable[tuple[int, int]], to_host: int) -> None:
+        for key in keys:
+            task, attempt = key
+            if self.own is not None and task not in self.own:
+                raise ValueError("not a task of this instance")
+            self.given[key] = to_host
+            self.adopted.discard(key)
+            if self.open.get(task) == attempt:
+                del self.open[task]
 
     def _key(self, task: str, attempt: str) -> tuple[int, int]:
         key = (whole_number(task), whole_number(attempt))
@@ -191,9 +237,32 @@ class EventLog:
         newest = self.newest.get(status.task)
         if newest is None or newest.attempt <= status.attempt:
             self.newest[status.task] = status
-        if status.state.ended:
-            self.ended.add(status.task)
+        attempt = self.open.get(status.task, 0)
+        if not status.state.ended:
+            self.open[status.task] = max(attempt, status.attempt)
+        elif self.open.get(status.task) == status.attempt:
+            del self.open[status.task]
         changed.append(status)
+
+
+def encode_keys(keys: Iterable[tuple[int, int]]) -> str:
+    """Return attempts of tasks as one word."""
+    return ",".join(f"{task}.{attempt}" for task, attempt in keys)
+
+
+def decode_keys(text: str) -> list[tuple[int, int]]:
+    """Return the attempts that `encode_keys` wrote.
+
+    Raises:
+        ValueError: the text is not one of those.
+    """
+    keys = []
+    for word in text.split(","):
+        task, _, attempt = word.partition(".")
+        keys.append((whole_number(task), whole_number(attempt)))
+        if keys[-1][1] > MOST_ATTEMPTS:
+            raise ValueError("more attempts than a task can have")
+    return keys
 
 
 def _seconds(text: str) -> float:

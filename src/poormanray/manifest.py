@@ -100,6 +100,17 @@ def _decimal(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
+def script_digest(script: bytes) -> str:
+    """Return what tells a script from another."""
+    return hashlib.sha256(script).hexdigest()[:16]
+
+
+def task_key(digest: str, entry: str | None) -> str:
+    """Return what a task is: its script (by digest) and the entry that it is for."""
+    word = "-" if entry is None else _b64(entry)
+    return hashlib.sha256(f"{digest} {word}".encode()).hexdigest()[:16]
+
+
 def content_digest(job: Job) -> str:
     """Return a digest of what the job's tasks would do: scripts, names, files, environment.
 
@@ -145,7 +156,7 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
     content = bytearray()
     lines: list[str] = []
     for number, script in enumerate(job.scripts):
-        lines.append(f"S {number} {len(content)} {len(script)}")
+        lines.append(f"S {number} {len(content)} {len(script)} {script_digest(script)}")
         content += script
     for item in job.helper_files:
         lines.append(f"F {len(content)} {len(item.data)} {item.mode:o} {_b64(item.path)}")
@@ -222,10 +233,11 @@ def decode_meta(data: bytes) -> JobSummary:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Who runs what, as every instance of the job holds it."""
+    """Who runs what, as every instance of the job holds it; `task_keys` are by task (task_key)."""
 
     hosts: tuple[Host, ...]
     task_names: Mapping[int, str]
+    task_keys: Mapping[int, str] = field(default_factory=dict)
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -236,6 +248,8 @@ def decode_manifest(data: bytes) -> Manifest:
     """
     hosts: dict[str, Host] = {}
     names: dict[int, str] = {}
+    keys: dict[int, str] = {}
+    digests: dict[str, str] = {}
     spread: set[int] = set()
     for line in data.decode("ascii", "replace").splitlines():
         match line.split(" "):
@@ -249,11 +263,17 @@ def decode_manifest(data: bytes) -> Manifest:
                 if host.tasks or len(spread) != before + len(tasks) or before > MOST_IDS:
                     raise ValueError("a task is spread twice")
                 hosts[instance_id] = replace(host, tasks=tasks)
-            case ["T", task, _, name, _]:
-                names[whole_number(task)] = _unb64(name)
+            case ["S", script, _, _, digest]:
+                digests[script] = digest
+            case ["T", task, script, name, entry]:
+                number = whole_number(task)
+                names[number] = _unb64(name)
+                keys[number] = task_key(
+                    digests.get(script, ""), None if entry == "-" else _unb64(entry)
+                )
             case ["H" | "Q" | "T", *_]:
                 raise ValueError("an impossible line")
-    return Manifest(tuple(hosts.values()), names)
+    return Manifest(tuple(hosts.values()), names, keys)
 
 
 def _host(index: str, instance_id: str, name: str, cap: str) -> Host:

@@ -37,7 +37,7 @@ def scripts(tmp_path: Path) -> Path:
 
 def cut_off(pmr: Pmr, scripts: Path, how: str) -> tuple[int, list[dict[str, Any]], str]:
     """Map over the scripts, and let something happen to the first instance when all runs."""
-    mapping = pmr.start("map", "-n", CLUSTER, scripts, "--json")
+    mapping = pmr.start("map", "-n", CLUSTER, scripts, "--json", "--static")
     with mapping:
         assert mapping.stdout is not None
         seen: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ HOST = Host(0, "i-0", "c-0000", (0,))
 
 
 def row(status: TaskStatus, name: str = "a b") -> dict[str, str]:
-    lines = joblog([Outcome(status.task, name, HOST, status)], {4: 12}).split("\n")
+    lines = joblog([Outcome(status.task, name, HOST, status)], {"4.1": 12}).split("\n")
     assert lines[0] == "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
     assert lines[2:] == [""]
     return dict(zip(JOBLOG_COLUMNS, lines[1].split("\t"), strict=True))

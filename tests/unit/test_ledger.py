@@ -14,6 +14,8 @@ from poormanray.ledger import (
     TaskState,
     TaskStatus,
     checksum,
+    decode_keys,
+    encode_keys,
     ended_counts,
     is_job_id,
     new_job_id,
@@ -41,8 +43,12 @@ end = st.builds(
 other = st.sampled_from(
     ["J 1.0 runner-started 3 root screen", "J 2.0 runner-ended", "J 3.0 runner-lost", "X new"]
 )
+keys = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=4)
+adopted = st.builds("A 120.5 {}".format, keys.map(encode_keys))
+given_away = st.builds("G 130.5 {} {}".format, st.integers(0, 3), keys.map(encode_keys))
 torn = st.sampled_from([b"\n", b"E 1 2\n", b"S 1.0 0 1 0 1 1 b 00000000\n", b"\xff\xfe x\n"])
-logs = st.lists(st.one_of(start, end, other).map(line) | torn, max_size=12).map(b"".join)
+events = st.one_of(start, end, other, adopted, given_away).map(line)
+logs = st.lists(events | torn, max_size=12).map(b"".join)
 
 
 @given(data=logs, rest=st.binary(max_size=5), reads=st.data())
@@ -62,6 +68,38 @@ def test_any_split_folds_to_the_same(data: bytes, rest: bytes, reads: st.DataObj
     assert (log, changes) == (whole, told)
     assert log.offset == len(data)
     assert log.feed(log.offset + 1, line("S 1.0 9 1 0 1 1 b")) == []
+
+
+@given(keys)
+def test_attempts_survive_their_encoding(some: list[tuple[int, int]]) -> None:
+    assert decode_keys(encode_keys(some)) == some
+
+
+def test_what_was_given_away_is_not_waited_for() -> None:
+    log = EventLog()
+    log.expect([0, 1])
+    log.feed(0, line("G 1.0 3 1.1") + line("E 2.0 0 1 0 exit 1.5 0"))
+    assert not log.open
+    assert log.given == {(1, 1): 3}
+    assert log.status(1) is None
+
+
+def test_what_was_adopted_is_waited_for() -> None:
+    log = EventLog()
+    log.expect([0])
+    log.feed(0, line("E 2.0 0 1 7 exit 1.5 0") + line("A 3.0 0.2,9.1"))
+    assert log.open == {0: 2, 9: 1}
+    assert log.status(0) == TaskStatus(0, 2, TaskState.PENDING)
+    assert log.status(9) == TaskStatus(9, 1, TaskState.PENDING)
+    log.feed(log.offset, line("S 4.0 9 1 0 5 5") + line("E 5.0 9 1 0 exit 4.0 0"))
+    assert log.open == {0: 2}
+
+
+def test_nobody_gives_away_what_is_another_s() -> None:
+    log = EventLog()
+    log.expect([0])
+    log.feed(0, line("G 1.0 3 5.1"))
+    assert (log.given, log.damaged_lines) == ({}, 1)
 
 
 def test_damaged_lines_are_counted_and_leave_no_trace() -> None:
@@ -101,7 +139,7 @@ def test_an_end_is_final() -> None:
     ended = TaskStatus(0, 1, TaskState.FAILED, 7, "", 10.25, 12.5, 2)
     assert log.tasks == {(0, 1): ended}
     assert log.newest[0] == ended
-    assert log.ended == {0}
+    assert not log.open
 
 
 def test_an_end_may_come_before_its_start() -> None:

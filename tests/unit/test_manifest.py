@@ -18,6 +18,7 @@ from poormanray.manifest import (
     decode_manifest,
     decode_meta,
     encode_sections,
+    script_digest,
 )
 from poormanray.schedule import spread
 
@@ -86,7 +87,8 @@ def test_content_lies_where_the_manifest_says() -> None:
     found = {}
     for line in sections["manifest"].decode().splitlines():
         match line.split(" "):
-            case ["S", number, at, size]:
+            case ["S", number, at, size, digest]:
+                assert digest == script_digest(sections["content"][int(at) : int(at) + int(size)])
                 found[number] = sections["content"][int(at) : int(at) + int(size)]
             case ["F", at, size, "755", _]:
                 found["file"] = sections["content"][int(at) : int(at) + int(size)]

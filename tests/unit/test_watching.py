@@ -173,7 +173,8 @@ def way_back(*states: TaskState) -> WayBack:
     track, gone = Track(HOST, looked=True), Track(OTHER, looked=True, problem="it is gone")
     for task, state in zip(HOST.tasks, states, strict=False):
         track.log.newest[task] = TaskStatus(task, 1, state)
-        track.log.ended |= {task} if state.ended else set()
+        if state.ended:
+            del track.log.open[task]
     return WayBack("job1", "pmr logs -f job1", (track, gone))
 
 

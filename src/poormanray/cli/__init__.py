@@ -45,11 +45,14 @@ COMMANDS = {
     "list": Row("poormanray.cli.cluster:list_", "Show the instances of one cluster, or of all."),
     "wait": Row("poormanray.cli.cluster:wait", "Wait until every instance can take work."),
     "run": Row("poormanray.cli.run:run", "Run one command or script on every instance."),
-    "map": Row("poormanray.cli.map:map_", "Spread a directory of scripts over the instances."),
+    "map": Row(
+        "poormanray.cli.map:map_", "Spread tasks over the instances: scripts, arrays, lines, JSON."
+    ),
     "jobs": Row("poormanray.cli.jobs:jobs", "List the jobs of a cluster."),
     "status": Row("poormanray.cli.jobs:status", "Show how far a job and its tasks are."),
     "logs": Row("poormanray.cli.logs:logs", "Print or follow what tasks write."),
     "cancel": Row("poormanray.cli.jobs:cancel", "End the tasks of a job."),
+    "retry": Row("poormanray.cli.again:retry", "Run tasks of a map again that did not succeed."),
     "results": Row("poormanray.cli.results:results", "Collect every log, and a job log."),
     "pause": Row("poormanray.cli.cluster:pause", "Stop the instances; their disks stay."),
     "resume": Row("poormanray.cli.cluster:resume", "Start paused instances again."),

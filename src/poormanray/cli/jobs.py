@@ -16,6 +16,7 @@ from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import Known, Listed, list_jobs, load, resolve
+from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, outcomes, tracks_of
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import TaskState, ended_counts
@@ -55,15 +56,26 @@ def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
     return tracks
 
 
-def follower_for(app: App, fleet: Fleet, known: Known, wanted: Wanted) -> Follower:
-    """Return a follower of a job that was submitted before."""
+def follower_for(  # noqa: PLR0913 (what it is made of)
+    app: App,
+    fleet: Fleet,
+    known: Known,
+    wanted: Wanted,
+    tracks: Sequence[Track] | None = None,
+    *,
+    timeout_s: float = 0.0,
+    turns: Turns | None = None,
+) -> Follower:
+    """Return a follower of a job that was submitted before, on all its instances or some."""
     return Follower(
         known.summary.job_id,
-        tracks_for(fleet, known),
+        tracks_for(fleet, known) if tracks is None else tracks,
         wanted,
         remote=fleet.remote,
         clock=app.aws.clock,
         states=fleet.states,
+        timeout_s=timeout_s,
+        turns=turns,
     )
 
 
@@ -251,9 +263,8 @@ def cancel(
     hosts = [host for host in known.manifest.hosts if host.instance_id in known.holders]
     if instance_ids:
         hosts = [h for h in hosts if h.instance_id in instance_ids or h.name in instance_ids]
-    if task is not None:
-        hosts = [host for host in hosts if task in host.tasks]
-    if not hosts:
+    # A task may have moved since: whoever does not have it has nothing to end.
+    if not hosts or (task is not None and task not in known.manifest.task_names):
         raise NotFound(
             f"job {known.summary.job_id} has no such task or instance",
             app.command_line("status", known.summary.job_id, "-n", name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import click
 
@@ -25,23 +26,35 @@ from poormanray.jobs.tail import read_tail
 from poormanray.jobs.track import LogText, Track, Wanted
 
 
-def _chosen(
-    app: App, name: str, known: Known, task: int | None, instance_ids: tuple[str, ...]
-) -> frozenset[int]:
-    hosts = [
-        host
-        for host in known.manifest.hosts
-        if not instance_ids or host.instance_id in instance_ids or host.name in instance_ids
-    ]
-    chosen = {number for host in hosts for number in host.tasks}
-    if task is not None:
-        chosen &= {task}
-    if not chosen:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What is asked for: tasks of a job, on all of its instances or some. Tasks may have moved."""
+
+    fleet: Fleet
+    known: Known
+    tasks: frozenset[int]
+    instance_ids: tuple[str, ...]
+
+    def tracks(self) -> list[Track]:
+        return [
+            track
+            for track in tracks_for(self.fleet, self.known)
+            if not self.instance_ids
+            or {track.host.instance_id, track.host.name} & {*self.instance_ids}
+        ]
+
+
+def _choice(
+    app: App, fleet: Fleet, known: Known, task: int | None, instance_ids: tuple[str, ...]
+) -> _Choice:
+    tasks = frozenset(known.manifest.task_names)
+    choice = _Choice(fleet, known, tasks if task is None else tasks & {task}, instance_ids)
+    if not choice.tasks or not choice.tracks():
         raise NotFound(
             f"job {known.summary.job_id} has no such task or instance",
-            f"{app.command_line('status', known.summary.job_id, '-n', name)} lists them",
+            f"{app.command_line('status', known.summary.job_id, '-n', fleet.cluster)} lists them",
         )
-    return frozenset(chosen)
+    return choice
 
 
 def _only(follow: bool, task: int | None, instance_ids: tuple[str, ...]) -> list[str]:  # noqa: FBT001 (a flag of the command line)
@@ -57,14 +70,12 @@ def _way_back(app: App, name: str, follower: Follower, only: list[str]) -> WayBa
     return WayBack(follower.job_id, again, follower.tracks.values(), resume)
 
 
-def _show_tail(
-    app: App, fleet: Fleet, known: Known, chosen: frozenset[int], lines: int, watcher: Watcher
-) -> list[Track]:
+def _show_tail(app: App, choice: _Choice, lines: int, watcher: Watcher) -> list[Track]:
     """Print the last lines of each log; return the tracks, from which following can go on."""
 
     def follow(from_end_bytes: int) -> Follower:
-        wanted = Wanted(chosen.__contains__, live=False, from_end_bytes=from_end_bytes)
-        return follower_for(app, fleet, known, wanted)
+        wanted = Wanted(choice.tasks.__contains__, live=False, from_end_bytes=from_end_bytes)
+        return follower_for(app, choice.fleet, choice.known, wanted, choice.tracks())
 
     tracks, tails = read_tail(follow, lines)
     for host, key, data in tails:
@@ -111,50 +122,43 @@ def logs(  # noqa: PLR0913 (one for each option)
     With -f the exit code tells what the job came to, as `run` and `map` do.
     """
     fleet, known = known_job(app, name, job)
-    job_id = known.summary.job_id
-    chosen = _chosen(app, name, known, task, instance_ids)
+    choice = _choice(app, fleet, known, task, instance_ids)
     watcher = Watcher(
         app.out,
-        prefix=not no_prefix and len(chosen) > 1,
+        prefix=not no_prefix and len(choice.tasks) > 1,
         by_task=known.summary.kind == "map",
         quiet=not follow,
     )
-    tracks = tracks_for(fleet, known)
+    tracks = choice.tracks()
     if tail is not None:
-        tracks = _show_tail(app, fleet, known, chosen, tail, watcher)
+        tracks = _show_tail(app, choice, tail, watcher)
         if not follow:
             watcher.finish()
-            return _read(tracks, chosen)
+            return _read(tracks, choice.tasks)
     if follow:
         _ask_again(tracks, fleet)
     wanted = Wanted(
-        chosen.__contains__, live=follow, wake_on_events=follow and known.summary.kind == "map"
+        choice.tasks.__contains__,
+        live=follow,
+        wake_on_events=follow and known.summary.kind == "map",
     )
-    follower = Follower(
-        job_id,
-        tracks,
-        wanted,
-        remote=fleet.remote,
-        clock=app.aws.clock,
-        states=fleet.states,
-        timeout_s=wait_timeout or 0.0,
-    )
+    follower = follower_for(app, fleet, known, wanted, tracks, timeout_s=wait_timeout or 0.0)
     back = _way_back(app, name, follower, _only(follow, task, instance_ids))
     code = watched(app.out, follower.run(), watcher, back)
     if code is not None:
         return code
     if not follow:
-        return _read(follower.tracks.values(), chosen)
+        return _read(follower.tracks.values(), choice.tasks)
     if follower.gave_up_waiting:
         back.tell(app.out, "stopped following")
     else:
         back.tell_stopped(app.out)
-    return _concluded(app, known, follower, chosen)
+    return _concluded(app, known, follower, choice.tasks)
 
 
 def _read(tracks: Iterable[Track], chosen: frozenset[int]) -> ExitCode:
     """Return the exit code of logs that were read once: what could not be asked is missing."""
-    missing = any(track.gone and chosen.intersection(track.host.tasks) for track in tracks)
+    missing = any(track.gone and chosen.intersection(track.tasks) for track in tracks)
     return ExitCode.NOT_REACHED if missing else ExitCode.OK
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 import click
 
+from poormanray.cli.again import resume, retries_option
 from poormanray.cli.elements import Elements, Sources
 from poormanray.cli.elements import program as program_of
 from poormanray.cli.inputs import Program, collect_scripts
+from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import (
     App,
     aws_options,
@@ -19,67 +18,11 @@ from poormanray.cli.options import (
     ssh_key_option,
 )
 from poormanray.cli.planned import show_plan
-from poormanray.cli.watching import Watcher, readable_s
 from poormanray.cli.working import JobWords, Submission, job_options
 from poormanray.errors import UsageProblem
-from poormanray.jobs.track import Happening, Looked, TaskChanged, Wanted
-from poormanray.ledger import TaskState
+from poormanray.jobs.moving import Turns
+from poormanray.jobs.track import Wanted
 from poormanray.model import Selection
-
-if TYPE_CHECKING:
-    from poormanray.waiting import Clock
-
-
-@dataclass(slots=True)
-class Progress:
-    """Counts a map's tasks, and tells how far they are."""
-
-    clock: Clock
-    total: int
-    states: dict[int, TaskState] = field(default_factory=dict)
-    began_s: float = 0.0
-
-    def note(self, change: TaskChanged) -> None:
-        """Take in that a task started or ended."""
-        self.states[change.status.task] = change.status.state
-        self.began_s = self.began_s or self.clock.now_s()
-
-    def text(self) -> str:
-        """Return one line: done, failed, running, rate, time left."""
-        states = list(self.states.values())
-        ended = sum(1 for state in states if state.ended)
-        failed = sum(1 for state in states if state.ended and state is not TaskState.SUCCEEDED)
-        running = states.count(TaskState.RUNNING)
-        words = f"{ended}/{self.total} done, {failed} failed, {running} running"
-        seconds = (self.clock.now_s() - self.began_s) / self.clock.scale
-        if ended and seconds > 1:
-            rate = ended / seconds
-            words += f", {rate:.1f}/s"
-            if ended < self.total:
-                words += f", about {readable_s((self.total - ended) / rate)} left"
-        return words
-
-
-@dataclass(slots=True)
-class MapWatcher(Watcher):
-    """Shows a map: what failed, and how far it is."""
-
-    progress: Progress | None = None
-
-    def show(self, happening: Happening) -> None:
-        """Print one thing that happened, and the progress if it has changed."""
-        Watcher.show(self, happening)
-        if not self.progress:
-            return
-        if isinstance(happening, TaskChanged):
-            self.progress.note(happening)
-        elif isinstance(happening, Looked) and self.progress.states and not self.out.json:
-            self.out.progress(self.progress.text())
-
-    def finish(self) -> None:
-        """Take the progress away."""
-        Watcher.finish(self)
-        self.out.progress("")
 
 
 def _slots(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -132,8 +75,18 @@ def _program(
     show_default=True,
     help="Tasks at a time on each instance; `auto`: one for each CPU.",
 )
+@retries_option
+@click.option(
+    "--static", is_flag=True, help="Keep the even spread: no task moves to another instance."
+)
 @detach_option
 @job_options
+@click.option(
+    "--resume", "earlier", metavar="JOB", help="Go on with a map: what did not succeed runs again."
+)
+@click.option(
+    "--changed", is_flag=True, help="With --resume: scripts and entries may differ from JOB's."
+)
 @click.option("--dry-run", is_flag=True, help="Show the tasks and their spread; send nothing.")
 @ssh_key_option
 @click.argument("words", nargs=-1, metavar="[DIR]... | [-- CMD {}] [::: ENTRY...]")
@@ -149,23 +102,61 @@ def map_(  # noqa: PLR0913 (one for each option)
     each_line: str | None,
     from_json: str | None,
     slots: str,
+    retries: int,
+    static: bool,
     detach: bool,
     asked: JobWords,
+    earlier: str | None,
+    changed: bool,
     dry_run: bool,
     words: tuple[str, ...],
 ) -> int:
     """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
     elements, before = Sources(array, each_line, from_json).read(words)
-    program = _program(elements, command, scripts, before)
-    at_once = elements.at_once if elements else 0
-    work = asked.work("map", program, slots=slots, at_once=at_once)
-    manner = asked.manner(detach=detach)
+    given = earlier is None or bool(elements or before or command or scripts)
+    program = _program(elements, command, scripts, before) if given else None
+    if earlier is not None:
+        went_on = resume(
+            app,
+            name,
+            earlier,
+            program,
+            changed=changed,
+            retries=retries,
+            wait_timeout=asked.wait_timeout,
+        )
+        if isinstance(went_on, int):
+            return went_on
+        program = went_on
+    work = asked.work(
+        "map", program or Program((), ()), slots=slots, at_once=elements.at_once if elements else 0
+    )
+    _check_turns(detach=detach, static=static, retries=retries)
+    manner = asked.manner(detach=detach, turns=None if static else Turns(retries))
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
         return show_plan(app.out, submission.job)
+    return _watched(submission, detach=detach)
+
+
+def _check_turns(*, detach: bool, static: bool, retries: int) -> None:
+    """Refuse retries that nobody would decide on.
+
+    Raises:
+        UsageProblem: there are retries, and nobody who watches or nothing that may move.
+    """
+    if retries and (detach or static):
+        raise UsageProblem(
+            "--retries needs a client that watches and may choose another instance",
+            f"leave out {'-d' if detach else '--static'}; pmr retry runs again what failed",
+        )
+
+
+def _watched(submission: Submission, *, detach: bool) -> int:
     follower = submission.follower(Wanted())
-    progress = None if detach else Progress(app.aws.clock, len(work.tasks))
-    code = submission.watch(follower, MapWatcher(app.out, progress=progress))
+    total = len(submission.job.tasks)
+    progress = None if detach else Progress(submission.app.aws.clock, total)
+    code = submission.watch(follower, MapWatcher(submission.app.out, progress=progress))
     if code is not None:
         return code
     if detach:

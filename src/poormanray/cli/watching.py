@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from poormanray.cli.output import harmless, one_line
 from poormanray.errors import CredentialsEnded, ExitCode, PmrError
 from poormanray.jobs.track import (
+    Again,
     Backlog,
     Happening,
     HostProblem,
@@ -96,6 +97,8 @@ class Watcher:
                         "why": happening.why,
                     }
                 )
+            case Again():
+                self._again(happening)
             case Slowed():
                 self.out.note(
                     f"for {readable_s(happening.seconds)} AWS has throttled every call to SSM "
@@ -106,6 +109,14 @@ class Watcher:
                     f"{readable_bytes(happening.size_bytes)} of logs to read: "
                     f"about {readable_s(happening.seconds)}"
                 )
+
+    def _again(self, again: Again) -> None:
+        tasks = [{"task": task, "attempt": attempt} for task, attempt in again.keys]
+        self.out.event({"event": "again", "tasks": tasks, "why": again.why})
+        (task, attempt), *more = again.keys
+        what = f"{len(again.keys)} tasks run" if more else f"task {task} runs"
+        turn = "" if more else f", attempt {attempt}"
+        self.out.note(f"{again.why}: {what} again{turn}")
 
     def finish(self) -> None:
         """Print what is left of lines and characters that never ended."""
@@ -215,6 +226,7 @@ def _output_event(text: LogText) -> dict[str, object]:
         "instance": text.host.instance_id,
         "name": text.host.name,
         "task": int(text.key.partition(".")[0]),
+        "attempt": int(text.key.partition(".")[2]),
     }
     try:
         event["text"] = text.data.decode("utf-8")
@@ -285,7 +297,7 @@ class WayBack:
             track.status(task).state
             for track in self.tracks
             if not track.problem
-            for task in track.host.tasks
+            for task in track.log.open
         )
         running, pending = states[TaskState.RUNNING], states[TaskState.PENDING]
         hosts = sum(1 for track in self.tracks if not track.problem and not track.all_ended)

@@ -23,6 +23,7 @@ from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import load
+from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
 from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
 from poormanray.jobs.track import Track, Wanted
@@ -45,6 +46,7 @@ class Manner:
     deliver_timeout_s: int = 120
     wait_timeout_s: float = 0.0
     job_id: str = ""
+    turns: Turns | None = None
 
 
 def _user(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -128,7 +130,9 @@ class JobWords:
             helper_files=helper_files(self.files),
         )
 
-    def manner(self, *, detach: bool, parallelism: int | None = None) -> Manner:
+    def manner(
+        self, *, detach: bool, parallelism: int | None = None, turns: Turns | None = None
+    ) -> Manner:
         """Return how the job is submitted and watched."""
         return Manner(
             detach,
@@ -136,6 +140,7 @@ class JobWords:
             int(self.deliver_timeout),
             self.wait_timeout or 0.0,
             self.job_id,
+            turns,
         )
 
 
@@ -224,6 +229,7 @@ class Submission:
             start=lambda: parcel.order(manner.deliver_timeout_s),
             parallelism=manner.parallelism,
             timeout_s=manner.wait_timeout_s,
+            turns=None if manner.detach else manner.turns,
         )
 
     def _announce(self, parcel: Parcel) -> None:

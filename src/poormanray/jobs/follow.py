@@ -9,33 +9,36 @@ from typing import TYPE_CHECKING
 from poormanray.envelope import Answer, Chunk
 from poormanray.jobs.cadence import SILENCE_S, Cadence
 from poormanray.jobs.logs import (
-    ANSWER_BYTES,
     LEAST_BYTES,
-    Gap,
     LogCursor,
     Piece,
-    Text,
-    pick,
 )
-from poormanray.jobs.looks import MOST_PIECES, look_order, needs_look, reads_at_once, row
+from poormanray.jobs.looks import (
+    gathered,
+    look_order,
+    needs_look,
+    read_rows,
+    reads_at_once,
+    row,
+    whole_chunks,
+)
+from poormanray.jobs.moving import Mover, Turns
 from poormanray.jobs.presence import Presence, States
 from poormanray.jobs.track import (
     REFUSALS,
     Backlog,
     Happening,
     HostProblem,
-    LogGap,
-    LogText,
     Looked,
     Slowed,
     TaskChanged,
     Track,
     Wanted,
     backlog,
+    log_happening,
 )
-from poormanray.manifest import Host
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
-from poormanray.shell import LARGE_ANSWER_CHARS, Call
+from poormanray.shell import Call
 
 if TYPE_CHECKING:
     from poormanray.waiting import Clock
@@ -53,8 +56,9 @@ class Follower:
     """Follows the instances of one job.
 
     `start` makes the order that starts the job on instances whose track is not `started`;
-    `parallelism` is how many of those may run at a time. After `timeout_s` seconds (0: never)
-    it stops watching, and `gave_up_waiting` is set.
+    `parallelism` is how many of those may run at a time. With `turns` it moves waiting tasks
+    to where they run soonest, and gives those that fail further turns. After `timeout_s`
+    seconds (0: never) it stops watching, and `gave_up_waiting` is set.
     """
 
     def __init__(  # noqa: PLR0913 (the parts it is made of)
@@ -69,6 +73,7 @@ class Follower:
         start: Callable[[], Order] | None = None,
         parallelism: int = 0,
         timeout_s: float = 0.0,
+        turns: Turns | None = None,
     ) -> None:
         self.job_id = job_id
         self.tracks = {track.host.instance_id: track for track in tracks}
@@ -77,6 +82,7 @@ class Follower:
         self._clock = clock
         self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
+        self._mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._told_s = LONG_READ_S / 2
@@ -111,6 +117,8 @@ class Follower:
     def _due_times_s(self) -> list[float]:
         tracks = self.tracks.values()
         looks = [t.due_at_s for t in tracks if needs_look(t, self._wanted)]
+        if self._mover and (at_s := self._mover.due_s(self._clock.now_s())) is not None:
+            looks.append(at_s)
         return looks + [t.read_due_s for t in tracks if t.waits_to_read]
 
     def _send_what_is_due(self) -> Iterator[Happening]:
@@ -125,30 +133,33 @@ class Follower:
         fresh = fresh[: max(0, self._parallelism - active)]
         if fresh:
             yield from self._send(self._start_order(fresh), fresh, "start")
-        looks = self._gathered([track for track in due if track.started and not track.looking])
+        looks = [track for track in due if track.started and not track.looking]
+        looks = whole_chunks(looks, self._cadence)
         everybody = self._cadence.few and len(looks) == len(needing)
-        if looks and (everybody or self._gathering_over(looks, now_s)):
-            yield from self._send(
-                look_order(self.job_id, looks, self._wanted, self._cadence), looks, "look"
-            )
+        if looks and (everybody or gathered(looks, self._cadence, now_s, idle=not self._flights)):
+            order = look_order(self.job_id, looks, self._wanted, self._window_s)
+            yield from self._send(order, looks, "look")
+        yield from self._move(now_s)
         yield from self._fetch()
+
+    def _window_s(self, track: Track) -> int:
+        longest_s = self._cadence.window_s
+        if self._mover is None:
+            return longest_s
+        return self._mover.window_s(track, self._clock.now_s(), longest_s)
+
+    def _move(self, now_s: float) -> Iterator[Happening]:
+        if self._mover is None or any(kind == "queue" for _, kind, _ in self._flights):
+            return
+        yield from self._mover.notice_lost()
+        if order := self._mover.order(now_s):
+            sent = self._remote.send(order, list(order.rows))
+            self._flights += [(flight, "queue", {}) for flight in sent.flights]
+            self._hush(bool(sent.postponed))
 
     def _fitting_cadence(self) -> Cadence:
         followed = sum(not self._over(track) for track in self.tracks.values())
         return Cadence(-(-followed // CHUNK))
-
-    def _gathering_over(self, looks: Sequence[Track], now_s: float) -> bool:
-        """Say whether looks have waited long enough for others to share a send with."""
-        if not self._cadence.few and (len(looks) >= CHUNK or not self._flights):
-            return True
-        return min(track.due_at_s for track in looks) <= now_s - self._cadence.gather_s
-
-    def _gathered(self, looks: list[Track]) -> list[Track]:
-        """Return whole chunks of those that have waited longest, else all there are."""
-        whole = len(looks) // CHUNK * CHUNK
-        if self._cadence.few or not whole:
-            return looks
-        return sorted(looks, key=lambda track: track.due_at_s)[:whole]
 
     def _over(self, track: Track) -> bool:
         return bool(track.problem) or track.all_ended
@@ -168,7 +179,6 @@ class Follower:
             yield from self._take(reply, kind, [])
 
     def _hush(self, throttled: bool) -> None:  # noqa: FBT001 (its one fact)
-        """Send nothing for a while if AWS has throttled a send."""
         if throttled:
             self._quiet_until_s = self._clock.now_s() + self._remote.pause_s()
 
@@ -192,7 +202,10 @@ class Follower:
             if replies and kind == "bulk":
                 self._round_trip_s = self._clock.now_s() - flight.sent_at_s
             for reply in replies:
-                yield from self._take(reply, kind, asked.get(reply.instance_id, []))
+                if kind == "queue":
+                    yield from self._take_moved(reply)
+                else:
+                    yield from self._take(reply, kind, asked.get(reply.instance_id, []))
         yield from self._tell_throttling()
         yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
@@ -210,20 +223,13 @@ class Follower:
     def _fetch(self) -> Iterator[Happening]:
         """Ask for bulk: events that did not fit, and pieces of logs, a few requests at a time."""
         for lane in range(LANES):
-            rows: dict[str, str] = {}
-            asked: dict[str, list[Piece]] = {}
-            for track in self.tracks.values():
-                if track.gone or track.lanes > lane or track.read_due_s > self._clock.now_s():
-                    continue
-                pieces = pick(track.cursors.values(), int(track.ratio * ANSWER_BYTES), MOST_PIECES)
-                if not pieces:
-                    continue
-                key = track.host.instance_id
-                asked[key] = pieces
-                specs = ",".join(piece.spec for piece in asked[key])
-                rows[key] = f"- 0 0 {LARGE_ANSWER_CHARS} {specs}"
-                track.lanes += 1
-            yield from self._send_bulk(rows, asked)
+            now_s = self._clock.now_s()
+            free = [
+                track
+                for track in self.tracks.values()
+                if not track.gone and track.lanes <= lane and track.read_due_s <= now_s
+            ]
+            yield from self._send_bulk(*read_rows(free))
 
     def _send_bulk(
         self, rows: dict[str, str], asked: dict[str, list[Piece]]
@@ -236,11 +242,13 @@ class Follower:
                 large=True,
                 comment=f"pmr read {self.job_id}",
             )
+            for key in ids[at : at + CHUNK]:
+                self.tracks[key].lanes += 1
             sent = self._remote.send(order, ids[at : at + CHUNK])
             self._flights += [(flight, "bulk", asked) for flight in sent.flights]
             for key in sent.postponed:
                 self.tracks[key].lanes -= 1
-                self._ask_again(self.tracks[key], asked[key])
+                self.tracks[key].put_back(asked[key])
             self._hush(bool(sent.postponed))
             for reply in sent.refused:
                 yield from self._take(reply, "bulk", asked[reply.instance_id])
@@ -277,11 +285,22 @@ class Follower:
         elif track.stalled(reply.answer.facts.get("runner", ""), now_s):
             yield from self._give_up(track, REFUSALS["stalled"])
 
+    def _take_moved(self, reply: Reply) -> Iterator[Happening]:
+        # What did not move is planned again, from what the ledgers say.
+        if reply.answer is None:
+            return
+        if self._mover and reply.answer.facts.get("refused") == "cancelled":
+            self._mover.stop()
+        elif "refused" not in reply.answer.facts:
+            yield from self._take_events(self.tracks[reply.instance_id], reply.answer)
+
     def _take_events(self, track: Track, answer: Answer) -> Iterator[Happening]:
         if answer.events is None:
             return
         for status in track.log.feed(answer.events.offset, answer.events.data):
             yield TaskChanged(track.host, status)
+            if self._mover and (again := self._mover.note(track, status, self._clock.now_s())):
+                yield again
             wanted = self._wanted.logs
             if wanted and wanted(status.task) and status.key not in track.cursors:
                 cursor = track.cursors[status.key] = LogCursor(status.key)
@@ -306,7 +325,7 @@ class Follower:
                 continue
             raw += len(record.data) if isinstance(record, Chunk) else 0
             for item in cursor.receive(record, pieces.get(record.name)):
-                yield self._log_event(track.host, item)
+                yield log_happening(track.host, item)
             status = track.by_key(record.name)
             ended = status is not None and status.state.ended
             cursor.final = ended or track.log.runner_lost
@@ -315,12 +334,6 @@ class Follower:
         if raw > LEAST_BYTES:
             track.ratio = max(1.0, 0.95 * raw / answer.packed_bytes)
         yield from self._tell_backlog()
-
-    @staticmethod
-    def _log_event(host: Host, item: Text | Gap) -> Happening:
-        if isinstance(item, Text):
-            return LogText(host, item.name, item.data)
-        return LogGap(host, item.name, item.missing_bytes, item.why)
 
     def _tell_backlog(self) -> Iterator[Happening]:
         # The first bulk tells how well the logs compress and how long a round trip takes. A wait
@@ -344,7 +357,7 @@ class Follower:
         self, track: Track, reply: Reply, kind: str, asked: list[Piece]
     ) -> Iterator[Happening]:
         track.failures += 1
-        self._ask_again(track, asked)
+        track.put_back(asked)
         if kind == "start" and not track.looked:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
@@ -359,11 +372,6 @@ class Follower:
             return
         track.retry(self._clock.now_s(), bulk=kind == "bulk")
         track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - self._cadence.silence_s)
-
-    @staticmethod
-    def _ask_again(track: Track, asked: list[Piece]) -> None:
-        for piece in asked:
-            track.cursors[piece.name].put_back(piece)
 
     def _give_up(self, track: Track, why: str, *, gone: bool = True) -> Iterator[Happening]:
         track.looking = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from poormanray.jobs.cadence import Cadence
+from poormanray.jobs.logs import ANSWER_BYTES, Piece, pick
 from poormanray.jobs.track import Track, Wanted
-from poormanray.remote import Order
+from poormanray.remote import CHUNK, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 # A log request names its log in about a dozen characters; a send has room for this many.
@@ -32,19 +33,36 @@ def _read_all(track: Track) -> bool:
     return all(cursor.final and cursor.caught_up for cursor in track.cursors.values())
 
 
-def look_order(job_id: str, tracks: Sequence[Track], wanted: Wanted, cadence: Cadence) -> Order:
+def whole_chunks(looks: list[Track], cadence: Cadence) -> list[Track]:
+    """Return whole sends of those that have waited longest, else all there are."""
+    whole = len(looks) // CHUNK * CHUNK
+    if cadence.few or not whole:
+        return looks
+    return sorted(looks, key=lambda track: track.due_at_s)[:whole]
+
+
+def gathered(looks: Sequence[Track], cadence: Cadence, now_s: float, *, idle: bool) -> bool:
+    """Say whether looks have waited long enough for others to share a send with."""
+    if not cadence.few and (len(looks) >= CHUNK or idle):
+        return True
+    return min(track.due_at_s for track in looks) <= now_s - cadence.gather_s
+
+
+def look_order(
+    job_id: str, tracks: Sequence[Track], wanted: Wanted, longest_s: Callable[[Track], int]
+) -> Order:
     """Return the order that looks at instances; the longest wait of any of them is its window."""
     rows = {}
-    longest_s = 0
+    order_s = 0
     for track in tracks:
         waits = wanted.live and not track.all_ended and not track.behind
-        window_s = cadence.window_s if waits else 0
-        longest_s = max(longest_s, window_s)
+        window_s = longest_s(track) if waits else 0
+        order_s = max(order_s, window_s)
         rows[track.host.instance_id] = row(track, wanted, window_s)
     return Order(
         Call("observe", (job_id,), 0),
         rows,
-        longest_s,
+        order_s,
         large=any(track.behind for track in tracks),
         comment=f"pmr observe {job_id}",
     )
@@ -62,6 +80,19 @@ def row(track: Track, wanted: Wanted, window_s: int) -> str:
     budget = LARGE_ANSWER_CHARS if track.behind else SMALL_ANSWER_CHARS
     wake = int(wanted.wake_on_events)
     return f"{track.log.offset} {window_s} {wake} {budget} {','.join(specs)}".rstrip()
+
+
+def read_rows(tracks: Iterable[Track]) -> tuple[dict[str, str], dict[str, list[Piece]]]:
+    """Return the rows that ask for pieces of logs, and the pieces, by instance id."""
+    rows: dict[str, str] = {}
+    asked: dict[str, list[Piece]] = {}
+    for track in tracks:
+        pieces = pick(track.cursors.values(), int(track.ratio * ANSWER_BYTES), MOST_PIECES)
+        if pieces:
+            key = track.host.instance_id
+            asked[key] = pieces
+            rows[key] = f"- 0 0 {LARGE_ANSWER_CHARS} {','.join(piece.spec for piece in pieces)}"
+    return rows, asked
 
 
 def reads_at_once(track: Track, wanted: Wanted) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from poormanray.errors import ExitCode
 from poormanray.jobs.track import Track
 from poormanray.ledger import REASONS, TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
+
+# Of a task that one instance has given away, and no other is known to have.
+BETWEEN = "on its way to another instance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +36,36 @@ def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]
     A task that was not seen to end on an instance that is lost is LOST, whatever came before. On
     one that is stopped that holds for what was running; what waits there goes on after a start.
     """
-    found = []
+    newest: dict[int, Outcome] = {}
     for track in tracks:
-        for task in track.host.tasks:
-            status = track.status(task)
-            why = REASONS.get(status.reason, status.reason)
-            if track.suspended and status.state is TaskState.PENDING:
-                why = f"suspended: {track.problem}"
-            elif track.problem and not status.state.ended:
-                status, why = replace(status, state=TaskState.LOST), track.problem
-            found.append(Outcome(task, names.get(task, str(task)), track.host, status, why))
-    return sorted(found, key=lambda outcome: outcome.task)
+        for outcome in _of_instance(track, names):
+            known = newest.get(outcome.task)
+            if known is None or _rank(outcome) > _rank(known):
+                newest[outcome.task] = outcome
+    return sorted(newest.values(), key=lambda outcome: outcome.task)
+
+
+def _rank(outcome: Outcome) -> tuple[int, bool]:
+    """Return what makes one instance's word on a task newer than another's."""
+    return outcome.status.attempt, outcome.why != BETWEEN
+
+
+def _of_instance(track: Track, names: Mapping[int, str]) -> Iterator[Outcome]:
+    for task in track.tasks:
+        name = names.get(task, str(task))
+        status = track.log.status(task)
+        if status is None:
+            continue
+        why = REASONS.get(status.reason, status.reason)
+        if track.suspended and status.state is TaskState.PENDING:
+            why = f"suspended: {track.problem}"
+        elif track.problem and not status.state.ended:
+            status, why = replace(status, state=TaskState.LOST), track.problem
+        yield Outcome(task, name, track.host, status, why)
+    for task, attempt in track.log.given:
+        # Whoever has adopted it knows better.
+        status = TaskStatus(task, attempt, TaskState.PENDING)
+        yield Outcome(task, names.get(task, str(task)), track.host, status, BETWEEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,10 +29,10 @@ LOST_EXITVAL = 255
 
 @dataclass(slots=True)
 class Collection:
-    """Where results go, and how many bytes of each task's log are there."""
+    """Where results go, and how many bytes of each log are there."""
 
     folder: Path
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     gaps: list[LogGap] = field(default_factory=list)
 
     def path(self, key: str) -> Path:
@@ -57,14 +57,13 @@ class Collection:
 
     def write(self, text: LogText, *, first: bool) -> None:
         """Write a part of a log; the `first` one begins its file anew."""
-        task = int(text.key.partition(".")[0])
         if first:
-            self.sizes[task] = 0
+            self.sizes[text.key] = 0
             fresh(self.path(text.key)).write_bytes(text.data)
         else:
             with self.path(text.key).open("ab") as file:
                 file.write(text.data)
-        self.sizes[task] += len(text.data)
+        self.sizes[text.key] += len(text.data)
 
 
 def fresh(path: Path) -> Path:
@@ -73,7 +72,7 @@ def fresh(path: Path) -> Path:
     return path
 
 
-def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
+def joblog(found: Sequence[Outcome], sizes: Mapping[str, int]) -> str:
     """Return the job log of the tasks that have ended, in GNU parallel's columns.
 
     A shell reports death by signal n as 128 + n, and a task may exit with that code as well: such
@@ -100,7 +99,7 @@ def joblog(found: Sequence[Outcome], sizes: dict[int, int]) -> str:
                     f"{began:.3f}",
                     f"{took:10.3f}",
                     "0",
-                    str(sizes.get(outcome.task, 0)),
+                    str(sizes.get(status.key, 0)),
                     str(code),
                     str(status.signal),
                     " ".join(outcome.name.split()) or "-",

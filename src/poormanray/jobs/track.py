@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from poormanray.envelope import Answer, Chunk
-from poormanray.jobs.logs import ANSWER_BYTES, LogCursor, waiting_bytes
+from poormanray.jobs.logs import ANSWER_BYTES, Gap, LogCursor, Piece, Text, waiting_bytes
 from poormanray.ledger import EventLog, TaskState, TaskStatus
 from poormanray.manifest import Host
 
@@ -61,6 +61,13 @@ class LogGap:
     why: str
 
 
+def log_happening(host: Host, item: Text | Gap) -> LogText | LogGap:
+    """Return what an instance's log has brought."""
+    if isinstance(item, Text):
+        return LogText(host, item.name, item.data)
+    return LogGap(host, item.name, item.missing_bytes, item.why)
+
+
 @dataclass(frozen=True, slots=True)
 class HostProblem:
     """Nothing more is expected of an instance: it is lost, or the work never reached it."""
@@ -85,11 +92,19 @@ class Slowed:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Tasks that get another turn: the attempts (task, attempt) that follow, and why."""
+
+    keys: tuple[tuple[int, int], ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What one look brought has been told."""
 
 
-Happening = Looked | TaskChanged | LogText | LogGap | HostProblem | Backlog | Slowed
+Happening = Looked | Again | TaskChanged | LogText | LogGap | HostProblem | Backlog | Slowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +157,7 @@ class Track:
 
     def __post_init__(self) -> None:
         """Take nothing from the instance that is another's to tell."""
-        self.log.own = frozenset(self.host.tasks)
+        self.log.expect(self.host.tasks)
 
     def promises_only(self, answer: Answer) -> bool:
         """Take note of how much an answer brought; say whether it is time to give up on them."""
@@ -155,7 +170,12 @@ class Track:
 
     def status(self, task: int) -> TaskStatus:
         """Return the newest attempt of a task, PENDING where the ledger has none."""
-        return self.log.newest.get(task) or TaskStatus(task, 1, TaskState.PENDING)
+        return self.log.status(task) or TaskStatus(task, 1, TaskState.PENDING)
+
+    @property
+    def tasks(self) -> set[int]:
+        """Return the tasks that the instance has or had: spread to it, or adopted."""
+        return self.log.own or set()
 
     def by_key(self, key: str) -> TaskStatus | None:
         """Return the attempt that a log's name stands for."""
@@ -199,6 +219,11 @@ class Track:
         self.failures = 0
         self.read_failures = 0 if bulk else self.read_failures
 
+    def put_back(self, pieces: Iterable[Piece]) -> None:
+        """Let pieces of logs be asked for again that were not answered."""
+        for piece in pieces:
+            self.cursors[piece.name].put_back(piece)
+
     def may_still_come(self, refusal: str, now_s: float) -> bool:
         """Say whether a job that is unknown there may be on its way; plans another look if so.
 
@@ -217,8 +242,8 @@ class Track:
 
     @property
     def all_ended(self) -> bool:
-        """Say whether every task that was spread to the instance has ended."""
-        return self.log.ended.issuperset(self.host.tasks)
+        """Say whether every task that the instance has now has ended."""
+        return not self.log.open
 
 
 def backlog(tracks: Iterable[Track], lanes: int) -> tuple[int, float]:

@@ -25,9 +25,9 @@ LARGE_ANSWER_CHARS = 19_500
 # What shellcheck is told stays: the text of a send is checked too.
 _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
-LIBRARY = ("ledger.sh", "answer.sh", "verbs.sh")
+LIBRARY = ("ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
-RUNNER = ("ledger.sh", "runner.sh", "main.sh")
+RUNNER = ("ledger.sh", "queue.sh", "runner.sh", "main.sh")
 
 
 @dataclass(frozen=True, slots=True)

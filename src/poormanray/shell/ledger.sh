@@ -194,11 +194,14 @@ end_task() { # task.attempt reason grace
 
 # --- what a dead runner leaves behind ---------------------------------------------------------
 
-unended() { # sets OPEN to the task.attempt of everything that was claimed and has no end
+unended() { # sets OPEN to the task.attempt of everything that was claimed here and has no end
     local kind task attempt rest file
     local -A ended=()
     while read -r kind _ task attempt rest; do
-        [[ $kind == E ]] && ended[$task.$attempt]=1
+        case $kind in
+            E) ended[$task.$attempt]=1 ;;
+            G) for file in ${attempt//,/ }; do ended[$file]=1; done ;;
+        esac
     done <"$JOB_DIR/events"
     OPEN=()
     for file in "$JOB_DIR"/claims/*; do

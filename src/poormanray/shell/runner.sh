@@ -152,7 +152,7 @@ begin() { # task attempt; tells that it runs in this very process, before anythi
     printf '%s\n' "$BASHPID" >>"$JOB_DIR/claims/$key"
     started_at "$BASHPID"
     event S "$NOW" "$1" "$2" "$SLOT" "$BASHPID" "${STARTED:-0}"
-    printf '%s\n' "$key" >"$JOB_DIR/slots/$SLOT"
+    printf '%s %s\n' "$key" "$SLOT_PID" >"$JOB_DIR/slots/$SLOT"
     # Cancelled before there was a process to end; from here on there is one.
     [[ -L $JOB_DIR/why/$key ]] && kill -s TERM "$BASHPID"
     return 0
@@ -204,10 +204,15 @@ run_task() { # task attempt
 
 slot() { # number; claims and runs until the queue is empty or the job is cancelled
     local task attempt
-    SLOT=$1
+    SLOT=$1 SLOT_PID=$BASHPID
     exec {QUEUE}<"$JOB_DIR/queue"
-    while [[ ! -e $JOB_DIR/cancel ]] && read -r task attempt <&"$QUEUE"; do
-        if claim "$task.$attempt"; then
+    while [[ ! -e $JOB_DIR/cancel ]]; do
+        if ! read -r task attempt <&"$QUEUE"; then
+            : >"$JOB_DIR/slots/$SLOT"
+            # As long as others run, a client may still bring tasks.
+            others_run || return
+            pause 0.2
+        elif claim "$task.$attempt"; then
             run_task "$task" "$attempt"
         elif [[ ! -e $JOB_DIR/claims/$task.$attempt ]]; then
             # Nobody else has it: the disk takes no more files.
@@ -217,10 +222,19 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
     done
 }
 
+others_run() { # true while another slot has a task
+    local file pid
+    for file in "$JOB_DIR"/slots/*; do
+        [[ $file != "$JOB_DIR/slots/$SLOT" ]] || continue
+        { read -r _ pid <"$file"; } 2>/dev/null && kill -s 0 "$pid" 2>/dev/null && return
+    done
+    return 1
+}
+
 cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole
     local file key size from upto half=$((META_log_cap / 2)) logs=()
     for file in "$JOB_DIR"/slots/*; do
-        { read -r key <"$file"; } 2>/dev/null && logs+=("$JOB_DIR/logs/$key")
+        { read -r key _ <"$file"; } 2>/dev/null && logs+=("$JOB_DIR/logs/$key")
     done
     ((${#logs[@]})) || return 0
     # One process for all logs: it is asked every few seconds, for as long as tasks run.
@@ -262,8 +276,21 @@ slot_count() { # sets SLOTS; "auto" is one for each CPU
     return 0
 }
 
+run_slots() { # until every slot has found the queue empty
+    local number pids=()
+    rm -f "$JOB_DIR/slots"/*
+    # With job control on, what is put into the background does not ignore SIGINT and SIGQUIT.
+    set -m
+    for ((number = 0; number < SLOTS; number++)); do
+        slot "$number" &
+        pids+=($!)
+    done
+    set +m
+    wait "${pids[@]}"
+}
+
 runner() { # job
-    local number watcher pids=()
+    local watcher lock size
     open_job "$1" || exit 1
     # Held by the runner and its slots for life: there is never a second runner of a job.
     exec {HELD}>"$JOB_DIR/runner.lock"
@@ -282,16 +309,17 @@ runner() { # job
     rm -f "$JOB_DIR/placed"
     places_ahead 2>>"$JOB_DIR/errors" &
     PLACER=$!
-    # With job control on, what is put into the background does not ignore SIGINT and SIGQUIT.
-    set -m
-    for ((number = 0; number < SLOTS; number++)); do
-        slot "$number" &
-        pids+=($!)
-    done
-    set +m
     monitor &
     watcher=$!
-    wait "${pids[@]}"
+    while :; do
+        size=$(stat -c %s "$JOB_DIR/queue")
+        run_slots
+        # Whoever brings more tasks has the lock: they come before the end, or after it.
+        exec {lock}>"$JOB_DIR/lock"
+        flock "$lock"
+        [[ $(stat -c %s "$JOB_DIR/queue") != "$size" ]] || break
+        exec {lock}>&-
+    done
     kill -s TERM "$watcher"
     now
     event J "$NOW" runner-ended

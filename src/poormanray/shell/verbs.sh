@@ -74,14 +74,6 @@ unpack() { # into a folder of its own; the commit is one rename
     [[ $(stat -c %s "$new/reserve") == 65536 ]]
 }
 
-room_for_events() { # folder; what the queue's tasks will put on record fits, however full the disk gets
-    local tasks
-    tasks=$(wc -l <"$1/queue")
-    # Not every file system can promise room; those that cannot have the reserve alone.
-    fallocate --keep-size --length 1 "$1/events" 2>/dev/null || return 0
-    fallocate --keep-size --length $((4096 + tasks * 512)) "$1/events"
-}
-
 my_queue() { # manifest; "task attempt" for every id that is ours
     local kind id ids range from upto step
     while read -r kind id ids; do
@@ -297,6 +289,47 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
     exec {watch}>&-
     runner_facts
     answer "$BUDGET"
+}
+
+# --- queue -----------------------------------------------------------------------------------
+
+verb_queue() { # job, and "resume" to undo a cancel; the row says: events offset, what to adopt, what to give away and to whom
+    local gives adopts one lock
+    WANTED=
+    open_job "$1" && [[ ${2-} == resume ]] && rm -f "$JOB_DIR/cancel"
+    if [[ ! -d $JOB_DIR ]]; then
+        fact refused no-such-job
+    elif [[ -e $JOB_DIR/cancel ]]; then
+        fact refused cancelled
+    else
+        settle
+        my_row
+        read -r EVENTS_AT adopts gives <<<"$ROW"
+        exec {lock}>"$JOB_DIR/lock"
+        flock "$lock"
+        # What is to run again is queued here first, whoever gets it: so it runs once.
+        [[ $adopts == - ]] || adopt "$adopts"
+        for one in ${gives//[,-]/ }; do
+            give_away "${one%%:*}" "${one#*:}"
+        done
+        exec {lock}>&-
+        [[ $adopts == - ]] || run_again
+        runner_facts
+    fi
+    answer "$SMALL"
+}
+
+run_again() { # a runner for what was adopted, if there is none any more
+    local lock
+    exec {lock}>"$PMR_ROOT/lock"
+    flock "$lock"
+    CALL_JOB=$JOB
+    runner_state
+    if [[ $RUNNER == 'done' || $RUNNER == dead ]] && unclaimed; then
+        rm -f "$JOB_DIR/done" "$JOB_DIR/runner" "$JOB_DIR/settled"
+    fi
+    launch
+    exec {lock}>&-
 }
 
 # --- cancel ----------------------------------------------------------------------------------

@@ -1,0 +1,227 @@
+"""`pmr retry` and `pmr map --resume`: tasks of a job that was submitted before run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from poormanray.cli.inputs import Program
+from poormanray.cli.jobs import follower_for, job_argument, known_job
+from poormanray.cli.mapping import MapWatcher, Progress
+from poormanray.cli.options import DURATION, App, aws_options, cluster_option
+from poormanray.cli.watching import WayBack, summary_event, watched
+from poormanray.entries import parse_array
+from poormanray.errors import ExitCode, UsageProblem
+from poormanray.jobs import again
+from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.listing import Known
+from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
+from poormanray.jobs.track import Track, Wanted
+from poormanray.ledger import TaskState, ended_counts
+from poormanray.manifest import script_digest, task_key
+
+if TYPE_CHECKING:
+    from poormanray.jobs.follow import Follower
+
+retries_option = click.option(
+    "--retries",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="More turns for a task that fails, on another instance where there is one.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A job as its instances tell of it when something is to run again."""
+
+    fleet: Fleet
+    known: Known
+    tracks: Sequence[Track]
+    found: Sequence[Outcome]
+
+
+def seen(app: App, name: str, job: str) -> Seen:
+    """Find a map's job, and look at it once.
+
+    Raises:
+        NotFound: there is no such job.
+        UsageProblem: it is no map.
+    """
+    fleet, known = known_job(app, name, job)
+    if known.summary.kind != "map":
+        raise UsageProblem(
+            f"job {known.summary.job_id} is a {known.summary.kind}, not a map",
+            "type its command again; it becomes a job of its own",
+        )
+    follower = follower_for(app, fleet, known, Wanted(live=False))
+    for _ in follower.run():
+        pass
+    tracks = list(follower.tracks.values())
+    return Seen(fleet, known, tracks, outcomes(tracks, known.manifest.task_names))
+
+
+def go_on(
+    app: App, before: Seen, chosen: Sequence[Outcome], *, retries: int, wait_timeout: float | None
+) -> int:
+    """Give the chosen tasks another turn, and watch the job until it ends."""
+    job_id, cluster = before.known.summary.job_id, before.fleet.cluster
+    waiting = sum(not one.state.ended for one in before.found)
+    app.out.note(f"job {job_id}: {len(chosen)} tasks run again, {waiting} have not ended yet")
+    if not chosen and not waiting:
+        return _told(app, before.known, before.found, gave_up=False)
+    turns = again.turns(chosen, before.tracks, retries=retries)
+    follower = follower_for(
+        app,
+        before.fleet,
+        before.known,
+        Wanted(),
+        again.revived(before.tracks),
+        timeout_s=wait_timeout or 0.0,
+        turns=turns,
+    )
+    back = WayBack(
+        job_id,
+        app.command_line("map", "--resume", job_id, "-n", cluster),
+        follower.tracks.values(),
+        app.command_line("resume", "-n", cluster),
+    )
+    progress = Progress(app.aws.clock, len(chosen) + waiting)
+    code = watched(app.out, follower.run(), MapWatcher(app.out, progress=progress), back)
+    if code is not None:
+        return code
+    if follower.gave_up_waiting:
+        back.tell(app.out, "stopped watching")
+    else:
+        back.tell_stopped(app.out)
+    return _concluded(app, before.known, follower)
+
+
+def resume(  # noqa: PLR0913 (each says how)
+    app: App,
+    name: str,
+    job: str,
+    program: Program | None,
+    *,
+    changed: bool,
+    retries: int,
+    wait_timeout: float | None,
+) -> int | Program:
+    """Go on with a map: what has not ended goes on, and all without success runs again.
+
+    A program that was given must be the job's own. With `changed` it may differ: then what is to
+    run as a job of its own is returned, without the tasks that succeeded as they are.
+
+    Raises:
+        UsageProblem: the program is another.
+    """
+    before = seen(app, name, job)
+    if program is not None:
+        differs = _changes(before.known, program)
+        if differs and not changed:
+            raise UsageProblem(
+                f"job {before.known.summary.job_id} was submitted with other content "
+                f"({differs.words()})",
+                "--changed runs what is new, changed or did not succeed, as a job of its own",
+            )
+        if differs:
+            return _rest(before, program)
+    chosen = again.chosen(before.found, again.UNSUCCESSFUL)
+    return go_on(app, before, chosen, retries=retries, wait_timeout=wait_timeout)
+
+
+def _keys(program: Program) -> dict[int, str]:
+    digests = [script_digest(script) for script in program.scripts]
+    return {task.number: task_key(digests[task.script], task.entry) for task in program.tasks}
+
+
+def _changes(known: Known, program: Program) -> again.Changes:
+    keys = _keys(program)
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
+    for number, name in known.manifest.task_names.items():
+        before.setdefault(name, []).append(known.manifest.task_keys.get(number, ""))
+    for task in program.tasks:
+        after.setdefault(task.name, []).append(keys[task.number])
+    return again.changes(before, after)
+
+
+def _rest(before: Seen, program: Program) -> Program:
+    """Return the program without what has succeeded, keyed by script and entry."""
+    known = before.known.manifest.task_keys
+    good = [one for one in before.found if one.state is TaskState.SUCCEEDED]
+    # Several tasks may run the same: their names tell them apart.
+    done = {(one.name, known.get(one.task)) for one in good}
+    keys = _keys(program)
+    rest = tuple(t for t in program.tasks if (t.name, keys[t.number]) not in done)
+    if not rest:
+        raise UsageProblem(
+            f"nothing is left to run: job {before.known.summary.job_id} has done it all",
+            "leave out --resume to run it as a job of its own",
+        )
+    return Program(program.scripts, rest)
+
+
+def _concluded(app: App, known: Known, follower: Follower) -> int:
+    found = outcomes(follower.tracks.values(), known.manifest.task_names)
+    return _told(app, known, found, gave_up=follower.gave_up_waiting)
+
+
+def _told(app: App, known: Known, found: Sequence[Outcome], *, gave_up: bool) -> int:
+    job_id = known.summary.job_id
+    reached = Verdict(ExitCode.NOT_REACHED) if gave_up else verdict(found)
+    app.out.event(summary_event(job_id, found, reached))
+    counts = ended_counts(one.status for one in found)
+    words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+    app.out.note(f"job {job_id}: {words}")
+    return reached.code
+
+
+def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
+    try:
+        numbers = frozenset(number for word in words for number in parse_array(word).ids)
+    except ValueError as error:
+        raise UsageProblem(f"tasks: {error}", "pmr retry JOB 3 5-9") from error
+    if unknown := sorted(numbers - known.manifest.task_names.keys()):
+        raise UsageProblem(
+            f"job {known.summary.job_id} has no task {unknown[0]}", "pmr status lists them"
+        )
+    return numbers
+
+
+@click.command()
+@cluster_option
+@click.option("--failed", is_flag=True, help="What failed or ran out of time.")
+@click.option("--lost", is_flag=True, help="What was lost with its instance or its runner.")
+@retries_option
+@click.option("--wait-timeout", type=DURATION, help="Stop watching after this long.")
+@job_argument
+@click.argument("tasks", nargs=-1, metavar="[TASKS]...")
+@aws_options
+def retry(  # noqa: PLR0913 (one for each option)
+    app: App,
+    *,
+    name: str,
+    failed: bool,
+    lost: bool,
+    retries: int,
+    wait_timeout: float | None,
+    job: str,
+    tasks: tuple[str, ...],
+) -> int:
+    """Run tasks of a map again: all without success, or those that are named.
+
+    TASKS are ids such as 3, 5-9 or 1,4; named, they run again also if they succeeded. Scripts
+    and entries are those that the job was submitted with; logs of earlier attempts stay.
+    """
+    before = seen(app, name, job)
+    numbers = _numbers(tasks, before.known)
+    states = (again.FAILED if failed else frozenset()) | (again.LOST if lost else frozenset())
+    if not states:
+        states = again.UNSUCCESSFUL | ({TaskState.SUCCEEDED} if numbers else frozenset())
+    chosen = again.chosen(before.found, states, numbers)
+    return go_on(app, before, chosen, retries=retries, wait_timeout=wait_timeout)

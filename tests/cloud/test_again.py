@@ -1,0 +1,178 @@
+"""Tasks move to where they run soonest, and run again where they failed or were lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cloud.conftest import Pmr, own_cloud
+
+UNLESS_AGAIN = '[ "$PMR_TASK_ATTEMPT" -gt 1 ]'
+
+
+def summary(stdout: str) -> dict[str, Any]:
+    """Return the last line of a command that streams JSON."""
+    told: dict[str, Any] = json.loads(stdout.splitlines()[-1])
+    return told
+
+
+def events(stdout: str, kind: str) -> list[dict[str, Any]]:
+    """Return what a command that streams JSON told of one kind."""
+    return [event for line in stdout.splitlines() if (event := json.loads(line))["event"] == kind]
+
+
+def starts(stdout: str) -> list[tuple[int, int]]:
+    """Return every start of an attempt that was told."""
+    told = events(stdout, "task")
+    return sorted((e["task"], e["attempt"]) for e in told if e["state"] == "RUNNING")
+
+
+def ran(pmr: Pmr, cluster: str, job: str, folder: Path) -> dict[str, str]:
+    """Return what each attempt wrote."""
+    pmr("results", job, "-n", cluster, "-o", folder, check=False)
+    return {path.stem: path.read_text() for path in folder.glob("*.log")}
+
+
+def test_what_waits_behind_slow_tasks_moves(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    # Spread evenly, one of three instances would have all that is slow.
+    program = 'echo "$PMR_INSTANCE_ID"; [ $((PMR_TASK_ID % 3)) != 0 ] || sleep 1.5'
+    told = pmr("map", "-n", cluster, "--json", "--array", "0-23", "-c", program)
+    done = summary(told.stdout)
+    assert done["counts"]["SUCCEEDED"] == 24
+    wrote = ran(pmr, cluster, done["job"], tmp_path)
+    assert {name: len(text.split()) for name, text in wrote.items()} == {
+        str(n): 1 for n in range(24)
+    }
+    assert len({wrote[str(number)] for number in range(0, 24, 3)}) > 1
+    assert starts(told.stdout) == [(number, 1) for number in range(24)]
+    # Whoever asks later finds each task where it ran.
+    status = pmr.json("status", done["job"], "-n", cluster)
+    assert {str(t["task"]): t["instance"] for t in status["tasks"]} == {
+        name: text.strip() for name, text in wrote.items()
+    }
+    assert (
+        pmr("logs", done["job"], "-n", cluster, "--task", "0").stdout.strip() == wrote["0"].strip()
+    )
+
+
+def test_a_retry_is_another_instance_s(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    program = f'echo "$PMR_TASK_ATTEMPT"; [ $PMR_TASK_ID != 1 ] || {UNLESS_AGAIN}'
+    words = ("map", "-n", cluster, "--json", "--array", "0-5", "--retries", "2", "-c", program)
+    told = pmr(*words)
+    done = summary(told.stdout)
+    assert [task["attempt"] for task in done["tasks"]] == [1, 2, 1, 1, 1, 1]
+    (failed,) = [e for e in events(told.stdout, "task") if e["state"] == "FAILED"]
+    assert failed["instance"] != done["tasks"][1]["instance"]
+    assert events(told.stdout, "again") == [
+        {"event": "again", "tasks": [{"task": 1, "attempt": 2}], "why": "exit code 1"}
+    ]
+    assert ran(pmr, cluster, done["job"], tmp_path)["1.2"] == "2\n"
+
+
+def test_a_static_map_stays_where_it_was_spread(pmr: Pmr, cluster: str) -> None:
+    program = "[ $((PMR_TASK_ID % 3)) != 0 ] || sleep 1"
+    told = pmr("map", "-n", cluster, "--json", "--static", "--array", "0-8", "-c", program)
+    tasks = summary(told.stdout)["tasks"]
+    assert len({task["instance"] for task in tasks if task["task"] % 3 == 0}) == 1
+    refused = pmr(
+        "map", "-n", cluster, "-d", "--retries", "1", "--array", "0-2", "-c", "true", check=False
+    )
+    assert (refused.returncode, "pmr retry" in refused.stderr) == (2, True)
+
+
+def test_turns_come_to_an_end(pmr: Pmr, cluster: str) -> None:
+    words = ("--array", "0-2", "--retries", "2", "-c", "exit $PMR_TASK_ID")
+    told = pmr("map", "-n", cluster, "--json", *words, check=False)
+    assert told.returncode == 1
+    assert starts(told.stdout) == [(0, 1), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+
+
+def test_exactly_what_failed_runs_again(pmr: Pmr, cluster: str) -> None:
+    program = f"case $PMR_TASK_ID in 3 | 7) {UNLESS_AGAIN} ;; esac"
+    first = pmr("map", "-n", cluster, "--json", "--array", "0-11", "-c", program, check=False)
+    assert first.returncode == 1
+    job = summary(first.stdout)["job"]
+    again = pmr("retry", job, "-n", cluster, "--failed", "--json")
+    assert starts(again.stdout) == [(3, 2), (7, 2)]
+    assert summary(again.stdout)["counts"]["SUCCEEDED"] == 12
+    nothing = pmr("retry", job, "-n", cluster)
+    assert "0 tasks run again" in nothing.stderr
+    named = pmr("retry", job, "5", "8-9", "-n", cluster, "--json")
+    assert starts(named.stdout) == [(5, 2), (8, 2), (9, 2)]
+    unknown = pmr("retry", job, "12", "-n", cluster, check=False)
+    assert (unknown.returncode, "no task 12" in unknown.stderr) == (2, True)
+
+
+def test_a_cancelled_map_can_go_on(pmr: Pmr, cluster: str) -> None:
+    told = pmr("map", "-n", cluster, "-d", "--array", "0-5", "-c", f"{UNLESS_AGAIN} || sleep 60")
+    job = told.stdout.strip()
+    pmr("cancel", job, "-n", cluster)
+    assert summary(pmr("map", "-n", cluster, "--resume", job, "--json").stdout)["exit_code"] == 0
+
+
+def test_what_changed_does_not_run_as_what_it_was(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    for name, text in {"a": "true", "b": "false", "c": "true"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+    job = summary(pmr("map", "-n", cluster, "--json", tmp_path, check=False).stdout)["job"]
+    (tmp_path / "b").write_text("#!/bin/sh\ntrue\n")
+    (tmp_path / "d").write_text("#!/bin/sh\ntrue\n")
+    refused = pmr("map", "-n", cluster, "--resume", job, tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "(changed: b; new: d)" in refused.stderr
+    told = summary(
+        pmr("map", "-n", cluster, "--resume", job, "--changed", "--json", tmp_path).stdout
+    )
+    assert told["job"] != job
+    assert [task["task_name"] for task in told["tasks"]] == ["b", "d"]
+    (tmp_path / "b").write_text("#!/bin/sh\nfalse\n")
+    (tmp_path / "d").unlink()
+    same = pmr("map", "-n", cluster, "--resume", job, tmp_path, "--json", check=False)
+    assert (same.returncode, starts(same.stdout)) == (1, [(1, 2)])
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
+    """Return the command, with a cloud in which silence is noticed sooner."""
+    with own_cloud(tmp_path_factory.mktemp("home"), {"time_scale": 3}) as command:
+        command("create", "-n", "three", "-N", "3", timeout_s=120)
+        yield command
+
+
+def test_a_lost_instance_s_tasks_run_elsewhere(quick: Pmr) -> None:
+    words = ("map", "-n", "three", "--json", "--array", "0-8", "--", "sleep", "3")
+    with quick.start(*words) as mapping:
+        assert mapping.stdout is not None
+        told = ""
+        while '"RUNNING"' not in told:
+            told += mapping.stdout.readline().decode()
+        quick("local", "fault", "add", "instance-terminate", "--instance", "three-0000")
+        told += mapping.stdout.read().decode()
+    assert mapping.returncode == 0
+    done = summary(told)
+    assert done["counts"]["SUCCEEDED"] == 9
+    second = [task for task in done["tasks"] if task["attempt"] == 2]
+    assert second
+    assert all(task["name"] != "three-0000" for task in second)
+    (again,) = events(told, "again")
+    assert again["why"] == "three-0000 is lost"
+    assert {task["task"] for task in again["tasks"]} == {task["task"] for task in second}
+
+
+def test_another_client_goes_on_after_a_kill(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    program = 'echo "$PMR_TASK_ID"; sleep 0.4'
+    mapping = pmr.start("map", "-n", cluster, "--json", "--array", "0-29", "-c", program)
+    assert mapping.stdout is not None
+    job = json.loads(mapping.stdout.readline())["job"]
+    for line in mapping.stdout:
+        if b'"SUCCEEDED"' in line:
+            break
+    mapping.send_signal(signal.SIGKILL)
+    mapping.communicate()
+    done = summary(pmr("map", "-n", cluster, "--resume", job, "--json").stdout)
+    assert done["counts"]["SUCCEEDED"] == 30
+    assert ran(pmr, cluster, job, tmp_path) == {str(n): f"{n}\n" for n in range(30)}

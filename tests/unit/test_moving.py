@@ -1,0 +1,187 @@
+"""Moves lose no task and double none, whatever becomes of the orders that they take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poormanray.jobs.moving import EVERY_S, Mover, Turns
+from poormanray.jobs.track import Track
+from poormanray.ledger import TaskState, TaskStatus, checksum, decode_keys, encode_keys
+from poormanray.manifest import Host
+
+FATES = st.sampled_from(["done", "done", "done", "lost", "unheard", "late"])
+
+
+@dataclass
+class Instance:
+    """What shell/queue.sh and a runner with one slot do, without a shell."""
+
+    index: int
+    queue: list[tuple[int, int]]
+    claims: set[tuple[int, int]] = field(default_factory=set)
+    ran: list[tuple[int, int]] = field(default_factory=list)
+    fails: frozenset[tuple[int, int]] = frozenset()
+    events: bytes = b""
+    alive: bool = True
+
+    def event(self, text: str) -> None:
+        self.events += f"{text} {checksum(text)}\n".encode()
+
+    def order(self, row: str) -> None:
+        if not self.alive:
+            return
+        _, adopts, gives = row.split(" ")
+        new = [key for key in decode_keys(adopts) if key not in self.queue] if adopts != "-" else []
+        if new:
+            self.event(f"A 1.0 {encode_keys(new)}")
+            self.queue += new
+        for give in gives.split(",") if gives != "-" else []:
+            host, _, words = give.partition(":")
+            keys = [key for key in decode_keys(words.replace("/", ",")) if self.claim(key)]
+            if keys:
+                self.event(f"G 1.0 {host} {encode_keys(keys)}")
+
+    def claim(self, key: tuple[int, int]) -> bool:
+        fresh = key not in self.claims
+        self.claims.add(key)
+        return fresh
+
+    def work(self) -> None:
+        for key in self.queue:
+            if self.alive and self.claim(key):
+                task, attempt = key
+                self.ran.append(key)
+                self.event(f"S 1.0 {task} {attempt} 0 5 5")
+                self.event(f"E 2.0 {task} {attempt} {int(key in self.fails)} exit 1.0 0")
+                return
+
+
+@dataclass
+class World:
+    """Some instances and one client that moves their tasks."""
+
+    instances: dict[str, Instance]
+    mover: Mover
+    now_s: float = 0.0
+    late: list[tuple[str, str]] = field(default_factory=list)
+
+    def look(self) -> None:
+        for key, track in self.mover.tracks.items():
+            instance = self.instances[key]
+            if not instance.alive:
+                track.gone, track.problem = True, "it is terminated"
+                continue
+            track.looked, track.heard_at_s = True, self.now_s
+            for status in track.log.feed(0, instance.events):
+                self.mover.note(track, status, self.now_s)
+
+    def move(self, fate: str) -> None:
+        for _ in self.mover.notice_lost():
+            pass
+        self.now_s += EVERY_S
+        order = self.mover.order(self.now_s)
+        for key, row in order.rows.items() if order else ():
+            if fate in ("done", "unheard"):
+                self.instances[key].order(row)
+            elif fate == "late":
+                self.late.append((key, row))
+        if fate != "unheard":
+            self.look()
+
+    def end(self, most: int) -> None:
+        for key, row in self.late:
+            self.instances[key].order(row)
+        for _ in range(most):
+            self.look()
+            self.move("done")
+            for instance in self.instances.values():
+                instance.work()
+            if self.finished():
+                return
+
+    def finished(self) -> bool:
+        self.look()
+        return self.mover.due_s(self.now_s) is None and not any(
+            track.log.open for track in self.mover.tracks.values() if not track.gone
+        )
+
+
+def world(shares: list[list[int]], *, retries: int = 0, fails: frozenset[tuple[int, int]]) -> World:
+    tracks, instances = {}, {}
+    for index, share in enumerate(shares):
+        key = f"i-{index}"
+        tracks[key] = Track(Host(index, key, f"c-{index}", tuple(share)))
+        instances[key] = Instance(index, [(task, 1) for task in share], fails=fails)
+    return World(instances, Mover("job", tracks, Turns(retries)))
+
+
+SHARES = st.lists(st.integers(0, 12), min_size=1, max_size=5).filter(any)
+STEPS = st.lists(st.tuples(FATES, st.lists(st.integers(0, 4), max_size=3)), max_size=25)
+
+
+def dealt(sizes: list[int]) -> list[list[int]]:
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    return [list(range(at, at + size)) for at, size in zip(starts, sizes, strict=True)]
+
+
+@settings(max_examples=150)
+@given(SHARES, STEPS)
+def test_no_task_is_lost_or_doubled(sizes: list[int], steps: list[tuple[str, list[int]]]) -> None:
+    played = world(dealt(sizes), fails=frozenset())
+    names = list(played.instances)
+    for fate, workers in steps:
+        for worker in workers:
+            played.instances[names[worker % len(names)]].work()
+        played.move(fate)
+    played.end(200)
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    assert ran == {(task, 1): 1 for task in range(sum(sizes))}
+
+
+@settings(max_examples=150)
+@given(SHARES, STEPS, st.sets(st.integers(0, 11)), st.integers(0, 3))
+def test_what_fails_has_its_turns_and_no_more(
+    sizes: list[int], steps: list[tuple[str, list[int]]], bad: set[int], retries: int
+) -> None:
+    fails = frozenset((task, attempt) for task in bad for attempt in range(1, 3))
+    played = world(dealt(sizes), retries=retries, fails=fails)
+    names = list(played.instances)
+    for fate, workers in steps:
+        for worker in workers:
+            played.instances[names[worker % len(names)]].work()
+        played.move(fate)
+    played.end(400)
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    tasks = range(sum(sizes))
+    turns = {task: min(3, 1 + retries) if task in bad else 1 for task in tasks}
+    assert ran == {(task, attempt): 1 for task in tasks for attempt in range(1, turns[task] + 1)}
+
+
+@settings(max_examples=150)
+@given(SHARES.filter(lambda sizes: len(sizes) > 1), STEPS, st.integers(0, 25))
+def test_what_a_lost_instance_had_runs_elsewhere(
+    sizes: list[int], steps: list[tuple[str, list[int]]], dies_at: int
+) -> None:
+    played = world(dealt(sizes), fails=frozenset())
+    names = list(played.instances)
+    for number, (fate, workers) in enumerate(steps):
+        if number == dies_at:
+            played.instances[names[0]].alive = False
+        for worker in workers:
+            played.instances[names[worker % len(names)]].work()
+        played.move(fate)
+    played.instances[names[0]].alive = False
+    played.end(400)
+    lived = [key for name in names[1:] for key in played.instances[name].ran]
+    seen = [key for key, status in played.mover.tracks[names[0]].log.tasks.items() if ended(status)]
+    assert {task for task, _ in lived + seen} == set(range(sum(sizes)))
+    assert max(Counter(lived).values(), default=1) == 1
+    assert not {task for task, _ in lived} & {task for task, _ in seen}
+
+
+def ended(status: TaskStatus) -> bool:
+    return status.state is TaskState.SUCCEEDED
