@@ -159,6 +159,9 @@ def _ran_twice(job: Job, view: View) -> list[str]:
 def _task(job: Job, view: View, told: Told) -> list[str]:
     runs = [ran for ran in job.ran if (ran.task, ran.attempt) == (told.task, told.attempt)]
     if any(ran.instance != told.instance for ran in runs):
+        if told.state == "LOST" and not view.final and job.strikes(told.instance, LOSING):
+            # Another client has taken it from there since.
+            return []
         return [f"it ran on {runs[0].instance}"]
     ran = runs[0] if runs else None
     match told.state:

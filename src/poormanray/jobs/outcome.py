@@ -36,18 +36,20 @@ def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]
     A task that was not seen to end on an instance that is lost is LOST, whatever came before. On
     one that is stopped that holds for what was running; what waits there goes on after a start.
     """
-    newest: dict[int, Outcome] = {}
+    newest: dict[int, tuple[tuple[int, bool, bool], Outcome]] = {}
     for track in tracks:
         for outcome in _of_instance(track, names):
-            known = newest.get(outcome.task)
-            if known is None or _rank(outcome) > _rank(known):
-                newest[outcome.task] = outcome
-    return sorted(newest.values(), key=lambda outcome: outcome.task)
+            rank = _rank(outcome, track)
+            if outcome.task not in newest or rank > newest[outcome.task][0]:
+                newest[outcome.task] = (rank, outcome)
+    return [outcome for _, (_, outcome) in sorted(newest.items())]
 
 
-def _rank(outcome: Outcome) -> tuple[int, bool]:
+def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool]:
     """Return what makes one instance's word on a task newer than another's."""
-    return outcome.status.attempt, outcome.why != BETWEEN
+    key = (outcome.task, outcome.status.attempt)
+    # Who was to have it from the start may have given it away since it was last heard.
+    return outcome.status.attempt, outcome.why != BETWEEN, track.log.knows(key)
 
 
 def _of_instance(track: Track, names: Mapping[int, str]) -> Iterator[Outcome]:

@@ -231,14 +231,16 @@ others_run() { # true while another slot has a task
     return 1
 }
 
-cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole
+cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole; sets LARGEST
     local file key size from upto half=$((META_log_cap / 2)) logs=()
+    LARGEST=0
     for file in "$JOB_DIR"/slots/*; do
         { read -r key _ <"$file"; } 2>/dev/null && logs+=("$JOB_DIR/logs/$key")
     done
     ((${#logs[@]})) || return 0
     # One process for all logs: it is asked every few seconds, for as long as tasks run.
     while read -r size key; do
+        ((size > LARGEST)) && LARGEST=$size
         ((size > META_log_cap + META_log_cap / 8)) || continue
         key=${key##*/}
         from=$(((half + 4095) / 4096 * 4096)) upto=$(((size - half) / 4096 * 4096))
@@ -258,12 +260,17 @@ flush() { # the ledger on disk, when it has grown since the last time
 }
 
 monitor() { # log caps, and the ledger on disk about once a second, while the runner lives
-    local tick
+    local tick next=0 step=1
     exec {FLUSHED}<"$JOB_DIR/events"
     for ((tick = 0; ; tick++)); do
         kill -s 0 "$$" 2>/dev/null || return 0
         pause 1
-        ((tick % 2)) || cap_logs
+        if ((tick >= next)); then
+            cap_logs
+            # Where logs are far from the cap, a process is not worth it every other second.
+            step=$((LARGEST * 16 > META_log_cap ? 2 : step < 8 ? step * 2 : 8))
+            next=$((tick + step))
+        fi
         flush
     done
 }
