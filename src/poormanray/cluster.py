@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 600.0
 _STOPPED_S = 600.0
+# How long EC2 may refuse to stop or start what it has just shown in a fitting state.
+_CHANGED_S = 60.0
 
-_HOPELESS = {
-    InstanceState.SHUTTING_DOWN,
-    InstanceState.TERMINATED,
-    InstanceState.STOPPING,
-    InstanceState.STOPPED,
-}
+_ENDED = {InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED}
+_HOPELESS = _ENDED | {InstanceState.STOPPING, InstanceState.STOPPED}
 
 
 def find(
@@ -175,8 +173,7 @@ def pause(aws: Aws, instances: Sequence[Instance]) -> list[Instance]:
             f"one-time spot instances cannot be stopped, only terminated: {names}",
             "pause the others with -i, or pmr terminate",
         )
-    aws.ec2().stop([one.instance_id for one in running])
-    return running
+    return _change(aws, running, aws.ec2().stop, {InstanceState.RUNNING, InstanceState.PENDING})
 
 
 def resume(aws: Aws, instances: Sequence[Instance]) -> list[Instance]:
@@ -189,9 +186,44 @@ def resume(aws: Aws, instances: Sequence[Instance]) -> list[Instance]:
     resting = [one for one in instances if one.state in down]
     resting = wait_state(aws, resting, lambda state: state is not InstanceState.STOPPING)
     stopped = [one for one in resting if one.state is InstanceState.STOPPED]
-    if stopped:
-        aws.ec2().start([one.instance_id for one in stopped])
-    return wait_state(aws, stopped, lambda state: state not in down)
+    started = _change(aws, stopped, aws.ec2().start, {InstanceState.STOPPED})
+    return wait_state(aws, started, lambda state: state not in down)
+
+
+def _change(
+    aws: Aws,
+    instances: Sequence[Instance],
+    change: Callable[[Sequence[str]], None],
+    fitting: Collection[InstanceState],
+) -> list[Instance]:
+    """Stop or start instances, and return them without those that have ended meanwhile.
+
+    EC2 refuses the whole call for one instance whose state has changed since it was looked at.
+    """
+    now = list(instances)
+    refusal: AwsRefused | None = None
+
+    def try_once() -> bool:
+        nonlocal now, refusal
+        if refusal is not None:
+            now = refreshed(aws, now)
+        chosen = [one.instance_id for one in now if one.state in fitting]
+        try:
+            if chosen:
+                change(chosen)
+        except AwsRefused as error:
+            if error.code != "IncorrectInstanceState":
+                raise
+            refusal = error
+            return False
+        return True
+
+    try:
+        poll(try_once, clock=aws.clock, timeout_s=_CHANGED_S, until=bool)
+    except TimeoutError:
+        if refusal is not None:
+            raise refusal from None
+    return [one for one in now if one.state not in _ENDED]
 
 
 def wait_state(

@@ -114,9 +114,16 @@ class Cloud:
         self.named[one.instance_id] = one.name
 
     def stop(self, ids: Sequence[str]) -> None:
+        self._refuse_unfit(ids, RUNNING)
         self.stopped += ids
 
+    def _refuse_unfit(self, ids: Sequence[str], fit: InstanceState) -> None:
+        # One that cannot be changed has the whole call refused, as EC2 does it.
+        if any(one.instance_id in ids and one.state is not fit for one in self.there):
+            raise AwsRefused("not in a fitting state", code="IncorrectInstanceState")
+
     def start(self, ids: Sequence[str]) -> None:
+        self._refuse_unfit(ids, STOPPED)
         self.started += ids
         self.change(RUNNING, *ids)
 
@@ -368,6 +375,28 @@ def test_pause_stops_only_what_runs() -> None:
     cloud = Cloud([instance(0), instance(1, STOPPED)])
     assert ids(cluster.pause(aws(cloud), cloud.there)) == ["i-0"]
     assert cloud.stopped == ["i-0"]
+
+
+def test_pause_goes_on_without_what_has_ended_meanwhile() -> None:
+    cloud = Cloud([instance(0), instance(1)])
+    seen = list(cloud.there)
+    cloud.change(TERMINATED, "i-1")
+    assert ids(cluster.pause(aws(cloud), seen)) == ["i-0"]
+    assert cloud.stopped == ["i-0"]
+
+
+def test_pause_waits_for_what_has_not_quite_started() -> None:
+    cloud = Cloud([instance(0), instance(1, PENDING)])
+    cloud.on_pause = [lambda: None, lambda: cloud.change(RUNNING, "i-1")]
+    assert ids(cluster.pause(aws(cloud), cloud.there)) == ["i-0", "i-1"]
+    assert cloud.stopped == ["i-0", "i-1"]
+
+
+def test_a_state_that_never_fits_is_told() -> None:
+    cloud = Cloud([instance(0, PENDING)])
+    with pytest.raises(AwsRefused, match="fitting"):
+        cluster.pause(aws(cloud), cloud.there)
+    assert cloud.stopped == []
 
 
 def test_one_time_spot_cannot_be_paused_and_then_nothing_is() -> None:
