@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from poormanray.schedule import MOST_IDS, decode_ids, encode_ids, whole_number
@@ -72,6 +73,7 @@ class Job:
     helper_files: tuple[HelperFile, ...] = ()
     log_cap_bytes: int = 1 << 30
     created_at: int = 0
+    compat: str = ""
 
     @property
     def task_names(self) -> dict[int, str]:
@@ -146,6 +148,7 @@ def encode_meta(job: Job) -> bytes:
         "timeout": _decimal(job.timeout_s),
         "user": job.user,
         "log_cap": str(job.log_cap_bytes),
+        "compat": job.compat,
         "digest": content_digest(job),
     }
     return "".join(f"{key}={value}\n" for key, value in values.items()).encode("ascii")
@@ -165,9 +168,7 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
         name = _b64(host.name)
         lines.append(f"H {host.host_index} {host.instance_id} {name} {host.slot_cap}")
         lines.append(f"Q {host.instance_id} {encode_ids(host.tasks)}")
-    lines += [
-        f"T {task.number} {task.script} {_b64(task.name)} {_entry(task)}" for task in job.tasks
-    ]
+    lines += _task_lines(job.tasks)
     env = "".join(f"{key}={value}\0" for key, value in job.env.items())
     return [
         ("meta", encode_meta(job)),
@@ -175,6 +176,21 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
         ("env", os.fsencode(env)),
         ("content", bytes(content)),
     ]
+
+
+def _task_lines(tasks: Sequence[Task]) -> list[str]:
+    """Return the lines of tasks in their order; those of an array with one script share one."""
+    lines: list[str] = []
+    for plain, group in itertools.groupby(tasks, lambda task: (_is_plain(task), task.script)):
+        if plain[0]:
+            lines.append(f"R {encode_ids([task.number for task in group])} {plain[1]}")
+        else:
+            lines += [f"T {t.number} {t.script} {_b64(t.name)} {_entry(t)}" for t in group]
+    return lines
+
+
+def _is_plain(task: Task) -> bool:
+    return task.name == task.entry == str(task.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +287,19 @@ def decode_manifest(data: bytes) -> Manifest:
                 keys[number] = task_key(
                     digests.get(script, ""), None if entry == "-" else _unb64(entry)
                 )
-            case ["H" | "Q" | "T", *_]:
+            case ["R", ids, script]:
+                names |= (plain := _plain(ids, len(names)))
+                keys |= {n: task_key(digests.get(script, ""), name) for n, name in plain.items()}
+            case ["H" | "Q" | "R" | "T", *_]:
                 raise ValueError("an impossible line")
     return Manifest(tuple(hosts.values()), names, keys)
+
+
+def _plain(ids: str, so_far: int) -> dict[int, str]:
+    numbers = decode_ids(ids)
+    if so_far + len(numbers) > MOST_IDS:
+        raise ValueError("more tasks than a job can have")
+    return {number: str(number) for number in numbers}
 
 
 def _host(index: str, instance_id: str, name: str, cap: str) -> Host:

@@ -51,6 +51,54 @@ def test_lines_words_and_json_arrive_as_they_are(pmr: Pmr, cluster: str, tmp_pat
     assert [told[0][0], told[1][0], told[2][0]] == ['{"a":[1,"ü"]}', "two\nlines\n", "3"]
 
 
+def test_an_array_s_tasks_know_themselves_by_other_names(pmr: Pmr, cluster: str) -> None:
+    slurm = (
+        "$SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT $SLURM_ARRAY_TASK_MIN $SLURM_ARRAY_TASK_MAX"
+    )
+    batch = "$AWS_BATCH_JOB_ARRAY_INDEX $AWS_BATCH_JOB_ARRAY_SIZE $AWS_BATCH_JOB_ATTEMPT"
+    say = 'printf "%s\\0%s" "$PMR_ENTRY" "{}" | base64 -w 0'
+    for compat, words, expected in (
+        ("slurm", slurm, ["7", "7 3 7 19"]),
+        ("batch", batch, ["13", "1 3 1"]),
+        ("coiled", "$COILED_BATCH_TASK_ID", ["19", "19"]),
+    ):
+        command = say.replace("{}", words)
+        told = said(pmr, cluster, "--array", "7-19:6", "--compat", compat, "-c", command)
+        assert told[int(expected[0])] == expected
+
+
+def test_too_many_failures_stop_a_map(pmr: Pmr, cluster: str) -> None:
+    words = ("map", "-n", cluster, "--json", "--static", "--array", "0-11", "-c")
+    fail = "[ $PMR_TASK_ID != 0 ] || exit 7; sleep 2"
+    soon = pmr(*words, fail, "--halt", "soon,fail=1", check=False)
+    assert soon.returncode == 1
+    done = json.loads(soon.stdout.splitlines()[-1])
+    counts = done["counts"]
+    # What ran then went on to its end; what waited never started.
+    assert counts["FAILED"] == 1
+    assert counts["SUCCEEDED"] >= 2
+    assert counts["SUCCEEDED"] + counts["CANCELLED"] == 11
+    assert all(t["started_at"] is None for t in done["tasks"] if t["state"] == "CANCELLED")
+    (told,) = [e for e in map(json.loads, soon.stdout.splitlines()) if e["event"] == "halt"]
+    assert told == {"event": "halt", "failed": 1, "now": False, "missed": []}
+    now = pmr(*words, fail.replace("sleep 2", "sleep 60"), "--halt", "now,fail=5%", check=False)
+    done = json.loads(now.stdout.splitlines()[-1])
+    assert now.returncode == 1
+    assert {state: n for state, n in done["counts"].items() if n} == {"FAILED": 1, "CANCELLED": 11}
+
+
+def test_a_script_says_how_often_it_may_run(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    script = tmp_path / "task.sh"
+    script.write_text('#!/bin/sh\n#PMR retries 1\n[ "$PMR_TASK_ATTEMPT" = 2 ]\n')
+    told = pmr("map", "-n", cluster, "--json", "--array", "0-1", "-s", script)
+    tasks = json.loads(told.stdout.splitlines()[-1])["tasks"]
+    assert [(task["attempt"], task["state"]) for task in tasks] == [(2, "SUCCEEDED")] * 2
+    never = pmr(
+        "map", "-n", cluster, "--json", "--array", "0", "-s", script, "--retries", "0", check=False
+    )
+    assert never.returncode == 1
+
+
 def test_at_most_so_many_at_once(pmr: Pmr, cluster: str) -> None:
     told = pmr(
         "map", "-n", cluster, "--json", "--slots", "4", "--array", "0-11%2", "--", "sleep", "0.3"
@@ -86,6 +134,9 @@ def test_a_dry_run_sends_nothing(pmr: Pmr, cluster: str) -> None:
         (["-c", "true", "--", ":::", "a", ":::", "b"], "stands there twice"),
         (["--array", "1", "-s", "a", "-s", "b"], "-s twice"),
         ([], "which directory of scripts"),
+        (["--array", "1", "-c", "true", "--halt", "at once"], "no halt such as"),
+        (["--array", "1", "-c", "true", "--halt", "now,fail=1", "-d"], "needs a client"),
+        (["--array", "1", "-c", "true", "--changed"], "belongs to --resume"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sent(words: list[str], why: str, pmr: Pmr) -> None:

@@ -19,6 +19,7 @@ from poormanray.manifest import (
     decode_meta,
     encode_sections,
     script_digest,
+    task_key,
 )
 from poormanray.schedule import spread
 
@@ -40,6 +41,41 @@ def job(**changes: object) -> Job:
         scripts=(b"one", b"two"),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 300), st.tuples(st.integers(0, 1), st.booleans()), min_size=1, max_size=60
+    )
+)
+def test_an_array_s_tasks_are_as_if_each_had_its_line(kinds: dict[int, tuple[int, bool]]) -> None:
+    tasks = tuple(
+        Task(number, str(number) if plain else f"n{number}", script, str(number))
+        for number, (script, plain) in kinds.items()
+    )
+    hosts = tuple(
+        Host(index, f"i-{index}", f"c-000{index}", tuple(share))
+        for index, share in enumerate(spread([task.number for task in tasks], 2))
+    )
+    made = job(tasks=tasks, hosts=hosts)
+    found = decode_manifest(dict(encode_sections(made))["manifest"])
+    assert found.task_names == made.task_names
+    assert found.task_keys == {
+        task.number: task_key(script_digest(made.scripts[task.script]), task.entry)
+        for task in tasks
+    }
+
+
+def test_a_large_array_is_a_short_manifest() -> None:
+    tasks = tuple(Task(number, str(number), 0, str(number)) for number in range(100_000))
+    made = job(tasks=tasks, hosts=(Host(0, "i-1", "c-0000", tuple(range(100_000))),))
+    assert len(dict(encode_sections(made))["manifest"]) < 300
+
+
+def test_more_tasks_than_a_job_can_have_are_refused() -> None:
+    lines = b"".join(b"R %d-%d:1 0\n" % (n * 600_000, n * 600_000 + 599_999) for n in range(2))
+    with pytest.raises(ValueError, match="more tasks"):
+        decode_manifest(lines)
 
 
 @given(

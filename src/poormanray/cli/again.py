@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poormanray.cli.headers import MOST_RETRIES
 from poormanray.cli.inputs import Program
 from poormanray.cli.jobs import follower_for, job_argument, known_job
 from poormanray.cli.mapping import MapWatcher, Progress
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 retries_option = click.option(
     "--retries",
-    type=click.IntRange(0, 100),
-    default=0,
-    show_default=True,
+    type=click.IntRange(0, MOST_RETRIES),
     help="More turns for a task that fails, on another instance where there is one.",
 )
 
@@ -71,7 +70,8 @@ def go_on(
     """Give the chosen tasks another turn, and watch the job until it ends."""
     job_id, cluster = before.known.summary.job_id, before.fleet.cluster
     waiting = sum(not one.state.ended for one in before.found)
-    app.out.note(f"job {job_id}: {len(chosen)} tasks run again, {waiting} have not ended yet")
+    again_words = "1 task runs" if len(chosen) == 1 else f"{len(chosen)} tasks run"
+    app.out.note(f"job {job_id}: {again_words} again, {waiting} not ended yet")
     if not chosen and not waiting:
         return _told(app, before.known, before.found, gave_up=False)
     turns = again.turns(chosen, before.tracks, retries=retries)
@@ -188,7 +188,8 @@ def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
         raise UsageProblem(f"tasks: {error}", "pmr retry JOB 3 5-9") from error
     if unknown := sorted(numbers - known.manifest.task_names.keys()):
         raise UsageProblem(
-            f"job {known.summary.job_id} has no task {unknown[0]}", "pmr status lists them"
+            f"job {known.summary.job_id} has no task {unknown[0]}",
+            f"pmr status {known.summary.job_id} -n {known.summary.cluster} lists them",
         )
     return numbers
 
@@ -208,7 +209,7 @@ def retry(  # noqa: PLR0913 (one for each option)
     name: str,
     failed: bool,
     lost: bool,
-    retries: int,
+    retries: int | None,
     wait_timeout: float | None,
     job: str,
     tasks: tuple[str, ...],
@@ -224,4 +225,4 @@ def retry(  # noqa: PLR0913 (one for each option)
     if not states:
         states = again.UNSUCCESSFUL | ({TaskState.SUCCEEDED} if numbers else frozenset())
     chosen = again.chosen(before.found, states, numbers)
-    return go_on(app, before, chosen, retries=retries, wait_timeout=wait_timeout)
+    return go_on(app, before, chosen, retries=retries or 0, wait_timeout=wait_timeout)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from poormanray.cli.again import resume, retries_option
 from poormanray.cli.elements import Elements, Sources
 from poormanray.cli.elements import program as program_of
+from poormanray.cli.headers import Manners, declared, slots_word
 from poormanray.cli.inputs import Program, collect_scripts
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import (
@@ -20,15 +23,21 @@ from poormanray.cli.options import (
 from poormanray.cli.planned import show_plan
 from poormanray.cli.working import JobWords, Submission, job_options
 from poormanray.errors import UsageProblem
+from poormanray.jobs.halt import Halt, parse_halt
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.track import Wanted
 from poormanray.model import Selection
 
 
-def _slots(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    if value == "auto" or (value.isascii() and value.isdecimal() and 0 < int(value) <= 1024):  # noqa: PLR2004 (sane)
-        return value
-    raise click.BadParameter(f"{value!r} is neither a number from 1 to 1024 nor `auto`")
+def _slots(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else slots_word(value)
+
+
+def _halt(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Halt | None:
+    try:
+        return None if value is None else parse_halt(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _program(
@@ -70,12 +79,21 @@ def _program(
 @click.option("--from-json", metavar="FILE", help="Map over a JSON list or JSON Lines.")
 @click.option(
     "--slots",
-    default="1",
     callback=_slots,
-    show_default=True,
-    help="Tasks at a time on each instance; `auto`: one for each CPU.",
+    help="Tasks at a time on each instance (default: 1); `auto`: one for each CPU.",
 )
 @retries_option
+@click.option(
+    "--halt",
+    callback=_halt,
+    metavar="WHEN",
+    help="Stop at failures: now,fail=1 ends what runs; soon,fail=10% lets it end.",
+)
+@click.option(
+    "--compat",
+    type=click.Choice(["slurm", "batch", "coiled"]),
+    help="Give tasks that scheduler's variables too.",
+)
 @click.option(
     "--static", is_flag=True, help="Keep the even spread: no task moves to another instance."
 )
@@ -101,8 +119,10 @@ def map_(  # noqa: PLR0913 (one for each option)
     array: str | None,
     each_line: str | None,
     from_json: str | None,
-    slots: str,
-    retries: int,
+    slots: str | None,
+    retries: int | None,
+    halt: Halt | None,
+    compat: str | None,
     static: bool,
     detach: bool,
     asked: JobWords,
@@ -115,6 +135,10 @@ def map_(  # noqa: PLR0913 (one for each option)
     elements, before = Sources(array, each_line, from_json).read(words)
     given = earlier is None or bool(elements or before or command or scripts)
     program = _program(elements, command, scripts, before) if given else None
+    said = Manners(slots, retries, asked.timeout).over(declared(program.scripts if program else ()))
+    _check(detach=detach, static=static, retries=said.retries or 0, halt=halt)
+    if changed and earlier is None:
+        raise UsageProblem("--changed belongs to --resume", "pmr map --resume JOB DIR --changed")
     if earlier is not None:
         went_on = resume(
             app,
@@ -122,29 +146,31 @@ def map_(  # noqa: PLR0913 (one for each option)
             earlier,
             program,
             changed=changed,
-            retries=retries,
+            retries=said.retries or 0,
             wait_timeout=asked.wait_timeout,
         )
         if isinstance(went_on, int):
             return went_on
         program = went_on
-    work = asked.work(
-        "map", program or Program((), ()), slots=slots, at_once=elements.at_once if elements else 0
-    )
-    _check_turns(detach=detach, static=static, retries=retries)
-    manner = asked.manner(detach=detach, turns=None if static else Turns(retries))
+    at_once = elements.at_once if elements else 0
+    work = asked.work("map", program or Program((), ()), slots=said.slots or "1", at_once=at_once)
+    work = replace(work, timeout_s=said.timeout or 0.0, compat=compat or "")
+    manner = asked.manner(detach=detach, turns=None if static else Turns(said.retries or 0))
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
         return show_plan(app.out, submission.job)
-    return _watched(submission, detach=detach)
+    return _watched(submission, detach=detach, halt=halt)
 
 
-def _check_turns(*, detach: bool, static: bool, retries: int) -> None:
-    """Refuse retries that nobody would decide on.
+def _check(*, detach: bool, static: bool, retries: int, halt: Halt | None) -> None:
+    """Refuse what nobody would decide on.
 
     Raises:
-        UsageProblem: there are retries, and nobody who watches or nothing that may move.
+        UsageProblem: there are retries or a halt, and nobody who watches; or retries, and nothing
+            may move.
     """
+    if halt and detach:
+        raise UsageProblem("--halt needs a client that watches", "leave out -d")
     if retries and (detach or static):
         raise UsageProblem(
             "--retries needs a client that watches and may choose another instance",
@@ -152,11 +178,12 @@ def _check_turns(*, detach: bool, static: bool, retries: int) -> None:
         )
 
 
-def _watched(submission: Submission, *, detach: bool) -> int:
+def _watched(submission: Submission, *, detach: bool, halt: Halt | None) -> int:
     follower = submission.follower(Wanted())
     total = len(submission.job.tasks)
     progress = None if detach else Progress(submission.app.aws.clock, total)
-    code = submission.watch(follower, MapWatcher(submission.app.out, progress=progress))
+    watcher = MapWatcher(submission.app.out, progress=progress)
+    code = submission.watch(follower, watcher, halt)
     if code is not None:
         return code
     if detach:

@@ -14,6 +14,7 @@ from poormanray.errors import CredentialsEnded, ExitCode, PmrError
 from poormanray.jobs.track import (
     Again,
     Backlog,
+    Halted,
     Happening,
     HostProblem,
     LogGap,
@@ -99,6 +100,8 @@ class Watcher:
                 )
             case Again():
                 self._again(happening)
+            case Halted():
+                self._halted(happening)
             case Slowed():
                 self.out.note(
                     f"for {readable_s(happening.seconds)} AWS has throttled every call to SSM "
@@ -117,6 +120,21 @@ class Watcher:
         what = f"{len(again.keys)} tasks run" if more else f"task {task} runs"
         turn = "" if more else f", attempt {attempt}"
         self.out.note(f"{again.why}: {what} again{turn}")
+
+    def _halted(self, halted: Halted) -> None:
+        what = "what runs is ended" if halted.now else "what runs goes on to its end"
+        failed = "1 task" if halted.failed == 1 else f"{halted.failed} tasks"
+        self.out.note(f"halt: {failed} failed; nothing more starts, {what}")
+        for name in halted.missed:
+            self.out.note(f"[{name}] could not be told: it goes on")
+        self.out.event(
+            {
+                "event": "halt",
+                "failed": halted.failed,
+                "now": halted.now,
+                "missed": list(halted.missed),
+            }
+        )
 
     def finish(self) -> None:
         """Print what is left of lines and characters that never ended."""

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,8 +21,10 @@ from poormanray.cli.watching import (
     watched,
 )
 from poormanray.errors import ExitCode, NotFound, UsageProblem
+from poormanray.jobs.cancel import cancel
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
+from poormanray.jobs.halt import Halt, halting
 from poormanray.jobs.listing import load
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
@@ -271,11 +274,16 @@ class Submission:
         self.problems.update(failed)
         return parcel
 
-    def watch(self, follower: Follower, watcher: Watcher) -> ExitCode | None:
+    def watch(
+        self, follower: Follower, watcher: Watcher, halt: Halt | None = None
+    ) -> ExitCode | None:
         """Show the job until it ends; return a code if it was not seen to its end."""
         resume = self.app.command_line("resume", "-n", self.job.cluster)
         back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume)
-        code = watched(self.app.out, follower.run(), watcher, back)
+        happenings = follower.run()
+        if halt is not None:
+            happenings = halting(happenings, halt, len(self.job.tasks), partial(self._stop, halt))
+        code = watched(self.app.out, happenings, watcher, back)
         if code is None and follower.gave_up_waiting:
             back.tell(self.app.out, "stopped watching")
             unseen = Verdict(ExitCode.NOT_REACHED)
@@ -284,6 +292,11 @@ class Submission:
         if code is None:
             back.tell_stopped(self.app.out)
         return code
+
+    def _stop(self, halt: Halt) -> tuple[str, ...]:
+        hosts = [host for host in self.job.hosts if host.instance_id not in self.problems]
+        done = cancel(self.fleet, self.job.job_id, hosts, running=halt.now)
+        return tuple(one.host.name for one in done if one.problem)
 
     def conclude(self, follower: Follower, *, own_code: bool, left_out: int = 0) -> int:
         """Sum the job up: what failed, in words and JSON, and the exit code."""

@@ -34,10 +34,19 @@ def _count(facts: Mapping[str, str], name: str) -> int:
 
 
 def cancel(
-    fleet: Fleet, job_id: str, hosts: Sequence[Host], *, task: int | None = None
+    fleet: Fleet,
+    job_id: str,
+    hosts: Sequence[Host],
+    *,
+    task: int | None = None,
+    running: bool = True,
 ) -> list[Cancelled]:
-    """End a job (or one task of it), and tell for each instance what came of it."""
-    words = (job_id, "-" if task is None else str(task), str(GRACE_S))
+    """End a job (or one task of it), and tell for each instance what came of it.
+
+    Without `running`, what runs goes on to its end, and only what waits will not start.
+    """
+    grace = str(GRACE_S) if running else "-"
+    words = (job_id, "-" if task is None else str(task), grace)
     order = Order(
         Call("cancel", words, 0), {}, window_s=GRACE_S * 4, comment=f"pmr cancel {job_id}"
     )

@@ -200,21 +200,15 @@ class Mover:
     def _assign_orphans(self, now_s: float) -> None:
         """Choose who adopts what a lost instance had; forget what has been adopted."""
         for key, chosen in list(self.orphans.items()):
-            if (
-                chosen
-                and key in self.tracks[chosen].log.adopted | self.tracks[chosen].log.tasks.keys()
-            ):
+            if chosen and self.tracks[chosen].log.knows(key):
                 del self.orphans[key]
-        counts = {one.host.instance_id: 0 for one in self._working()}
+        if not self.orphans:
+            return
+        loads = {one.host.instance_id: self._load(one, now_s) for one in self._working()}
+        counts = {at: load.waiting + load.running for at, load in loads.items()}
         for key, chosen in self.orphans.items():
             if not chosen or _gone(self.tracks[chosen]):
-                loads = {at: self._load(self.tracks[at], now_s) for at in counts}
-                best = min(
-                    counts,
-                    key=lambda at: (
-                        (counts[at] + loads[at].waiting + loads[at].running) / loads[at].rate
-                    ),
-                )
+                best = min(counts, key=lambda at: counts[at] / loads[at].rate)
                 self.orphans[key] = best
                 counts[best] += 1
 

@@ -45,6 +45,7 @@ class Work:
     user: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     helper_files: tuple[HelperFile, ...] = ()
+    compat: str = ""
 
 
 def submitter() -> str:
@@ -86,6 +87,7 @@ def plan(
         env=work.env,
         helper_files=work.helper_files,
         created_at=int(time.time()),
+        compat=work.compat,
     )
 
 

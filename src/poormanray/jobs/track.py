@@ -100,11 +100,25 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
+class Halted:
+    """Too many tasks have failed: nothing more starts, and with `now` what runs is ended.
+
+    `missed` are the names of instances that could not be told.
+    """
+
+    failed: int
+    now: bool
+    missed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What one look brought has been told."""
 
 
-Happening = Looked | Again | TaskChanged | LogText | LogGap | HostProblem | Backlog | Slowed
+Happening = (
+    Looked | Again | Halted | TaskChanged | LogText | LogGap | HostProblem | Backlog | Slowed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,10 +89,10 @@ open_job() { # job id; sets JOB and JOB_DIR
 load_meta() { # sets META_<key> for the keys of the ledger's meta file that the runner needs
     local key value
     META_cluster='' META_tasks=0 META_hosts=0 META_slots=1 META_timeout=0 META_user=''
-    META_log_cap=1073741824 META_region=''
+    META_log_cap=1073741824 META_region='' META_compat=''
     while IFS='=' read -r key value; do
         case $key in
-            cluster | tasks | hosts | slots | timeout | user | log_cap | region)
+            cluster | tasks | hosts | slots | timeout | user | log_cap | region | compat)
                 printf -v "META_$key" %s "$value"
                 ;;
         esac
@@ -114,6 +114,18 @@ runner_state() { # sets RUNNER to new, running, done or dead
         # It ended between the two looks.
         RUNNER='done'
     fi
+}
+
+ids_of() { # ranges of ids, as from-to:step,...; sets IDS
+    local range from upto step
+    IDS=()
+    for range in ${1//,/ }; do
+        step=${range#*:} range=${range%:*} from=${range%-*} upto=${range#*-}
+        [[ $step == "$range" ]] && step=1
+        for (( ; from <= upto; from += step)); do
+            IDS+=("$from")
+        done
+    done
 }
 
 # --- processes -------------------------------------------------------------------------------

@@ -34,17 +34,29 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
 }
 
 load_manifest() { # sets which script each task runs, where scripts and files are, and who we are
-    local kind a b c d index=0
+    local kind a b c d id index=0 IDS
     SCRIPT_OF=() SCRIPT_AT=() SCRIPT_SIZE=() FILES=() ENTRY_OF=() INDEX_OF=()
     HOST_INDEX=0 SLOT_CAP=0
     while read -r kind a b c d; do
         case $kind in
             T) SCRIPT_OF[a]=$b ENTRY_OF[a]=${d#-} INDEX_OF[a]=$index index=$((index + 1)) ;;
+            R)
+                # Tasks of an array: each is named, and for, its own number.
+                ids_of "$a"
+                for id in ${IDS[@]+"${IDS[@]}"}; do
+                    SCRIPT_OF[id]=$b ENTRY_OF[id]='#' INDEX_OF[id]=$index index=$((index + 1))
+                done
+                ;;
             S) SCRIPT_AT[a]=$b SCRIPT_SIZE[a]=$c ;;
             F) FILES+=("$a $b $c $d") ;;
             H) [[ $b == "${AWS_SSM_INSTANCE_ID-}" ]] && HOST_INDEX=$a SLOT_CAP=$d ;;
         esac
     done <"$JOB_DIR/manifest"
+    LOWEST='' HIGHEST=0
+    for id in "${!SCRIPT_OF[@]}"; do
+        # The indices of an array come in their order.
+        HIGHEST=$id LOWEST=${LOWEST:-$id}
+    done
 }
 
 cut_out() { # offset size; that part of the job's content on stdout
@@ -132,7 +144,12 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     export PMR_JOB_ID=$JOB PMR_TASK_ID=$1 PMR_TASK_INDEX=${INDEX_OF[$1]} PMR_TASK_COUNT=$META_tasks
     export PMR_TASK_ATTEMPT=$2 PMR_TASK_KEY=${JOB}_$1.$2 PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}
     export PMR_HOST_INDEX=$HOST_INDEX PMR_HOST_COUNT=$META_hosts PMR_CLUSTER=$META_cluster
-    [[ -z ${ENTRY_OF[$1]} ]] || task_entry "${ENTRY_OF[$1]}"
+    case ${ENTRY_OF[$1]} in
+        '') ;;
+        '#') export PMR_ENTRY=$1 ;;
+        *) task_entry "${ENTRY_OF[$1]}" ;;
+    esac
+    [[ -z $META_compat ]] || names_of_others "$1" "$2"
     unset AWS_SSM_INSTANCE_ID
     # The user's names may be this shell's own, or ones that no shell can set (UID): `env` sets
     # them. The locale is among them, because this shell takes bytes as they are.
@@ -140,6 +157,21 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     while IFS= read -r -d '' entry; do
         ENTRIES+=("$entry")
     done <"$JOB_DIR/env"
+}
+
+names_of_others() { # task attempt; what scripts written for another scheduler look for
+    case $META_compat in
+        slurm)
+            export SLURM_JOB_ID=$JOB SLURM_ARRAY_JOB_ID=$JOB SLURM_ARRAY_TASK_ID=$1
+            export SLURM_ARRAY_TASK_COUNT=$META_tasks SLURM_ARRAY_TASK_MIN=$LOWEST SLURM_ARRAY_TASK_MAX=$HIGHEST
+            export SLURM_RESTART_COUNT=$(($2 - 1)) SLURM_CLUSTER_NAME=$META_cluster SLURM_NODEID=$HOST_INDEX
+            ;;
+        batch)
+            export AWS_BATCH_JOB_ID=$JOB:$PMR_TASK_INDEX AWS_BATCH_JOB_ARRAY_INDEX=$PMR_TASK_INDEX
+            export AWS_BATCH_JOB_ARRAY_SIZE=$META_tasks AWS_BATCH_JOB_ATTEMPT=$2
+            ;;
+        coiled) export COILED_BATCH_TASK_ID=$1 ;;
+    esac
 }
 
 task_entry() { # base64; exports PMR_ENTRY, with every newline that it ends in

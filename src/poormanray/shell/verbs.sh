@@ -75,16 +75,11 @@ unpack() { # into a folder of its own; the commit is one rename
 }
 
 my_queue() { # manifest; "task attempt" for every id that is ours
-    local kind id ids range from upto step
+    local kind id ids IDS
     while read -r kind id ids; do
         [[ $kind == Q && $id == "${AWS_SSM_INSTANCE_ID-}" ]] || continue
-        for range in ${ids//,/ }; do
-            step=${range#*:} range=${range%:*} from=${range%-*} upto=${range#*-}
-            [[ $step == "$range" ]] && step=1
-            for (( ; from <= upto; from += step)); do
-                printf '%s 1\n' "$from"
-            done
-        done
+        ids_of "$ids"
+        ((${#IDS[@]} == 0)) || printf '%s 1\n' ${IDS[@]+"${IDS[@]}"}
     done <"$1"
 }
 
@@ -346,7 +341,7 @@ cancel_pending() { # task or ""; claims what has not started, so that it never w
     done <"$JOB_DIR/queue"
 }
 
-verb_cancel() { # job task-or-dash grace
+verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goes on to its end
     local only=${2#-} key left=0
     WANTED='' EVENTS_AT='' CANCELLED=0
     if ! open_job "$1"; then
@@ -354,7 +349,8 @@ verb_cancel() { # job task-or-dash grace
     else
         [[ -z $only ]] && : >"$JOB_DIR/cancel"
         cancel_pending "$only"
-        unended
+        OPEN=()
+        [[ $3 == - ]] || unended
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             [[ -z $only || $only == "${key%.*}" ]] || continue
             give_reason "$key" cancelled
@@ -365,7 +361,7 @@ verb_cancel() { # job task-or-dash grace
             end_processes "$key" "$3"
             left=$((left + ${#PIDS[@]}))
         done
-        [[ -z $only ]] && { end_processes '' 0; left=$((left + ${#PIDS[@]})); }
+        [[ -z $only && $3 != - ]] && { end_processes '' 0; left=$((left + ${#PIDS[@]})); }
         fact survivors "$left"
         fact cancelled "$CANCELLED"
         runner_facts

@@ -1,0 +1,88 @@
+"""What a script says of itself in `#PMR` lines, where the command line says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import click
+
+from poormanray.cli.options import DURATION
+from poormanray.entries import header
+from poormanray.errors import UsageProblem
+
+MOST_SLOTS = 1024
+MOST_RETRIES = 100
+
+
+def slots_word(text: str) -> str:
+    """Return a number of slots as the ledger knows it.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    if text == "auto" or (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_SLOTS):
+        return text
+    raise click.BadParameter(f"{text!r} is neither a number from 1 to {MOST_SLOTS} nor `auto`")
+
+
+def _retries(text: str) -> int:
+    return int(click.IntRange(0, MOST_RETRIES)(text))
+
+
+def _timeout(text: str) -> float:
+    return DURATION.convert(text, None, None)
+
+
+_READ: dict[str, Callable[[str], object]] = {
+    "retries": _retries,
+    "slots": slots_word,
+    "timeout": _timeout,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How a map's tasks run: None is what nobody has said."""
+
+    slots: str | None = None
+    retries: int | None = None
+    timeout: float | None = None
+
+    def over(self, other: Manners) -> Manners:
+        """Return this, and the other's words where this says nothing."""
+        return Manners(
+            other.slots if self.slots is None else self.slots,
+            other.retries if self.retries is None else self.retries,
+            other.timeout if self.timeout is None else self.timeout,
+        )
+
+
+def declared(scripts: Sequence[bytes]) -> Manners:
+    """Return what scripts say in lines such as `#PMR retries 2`, above their first command.
+
+    Raises:
+        UsageProblem: a line makes no sense, or two scripts say different things: they are one
+            job's, with one number of slots, retries and one time for each task.
+    """
+    found: dict[str, object] = {}
+    for script in scripts:
+        for word, text in header(script).items():
+            value = _value(word, text)
+            if found.setdefault(word, value) != value:
+                raise UsageProblem(
+                    f"scripts differ in their line `#PMR {word}`: {found[word]} and {value}",
+                    f"say it on the command line: --{word}",
+                )
+    return Manners(**found)  # type: ignore[arg-type]
+
+
+def _value(word: str, text: str) -> object:
+    read = _READ.get(word)
+    if read is None:
+        known = ", ".join(_READ)
+        raise UsageProblem(f"a script has a line `#PMR {word}`", f"known are {known}")
+    try:
+        return read(text)
+    except click.BadParameter as error:
+        raise UsageProblem(f"a script's line `#PMR {word}`: {error.message}", "mend it") from error

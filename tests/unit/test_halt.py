@@ -1,0 +1,114 @@
+"""When a job stops because of what failed, and what a script says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poormanray.cli.headers import Manners, declared
+from poormanray.errors import UsageProblem
+from poormanray.jobs.halt import Halt, halting, parse_halt
+from poormanray.jobs.track import Again, Halted, Happening, Looked, TaskChanged
+from poormanray.ledger import TaskState, TaskStatus
+from poormanray.manifest import Host
+
+HOST = Host(0, "i-1", "c-0000", ())
+FAILED, SUCCEEDED = TaskState.FAILED, TaskState.SUCCEEDED
+
+
+def ended(task: int, state: TaskState, attempt: int = 1) -> TaskChanged:
+    return TaskChanged(HOST, TaskStatus(task, attempt, state))
+
+
+def played(text: str, total: int, *happenings: Happening) -> tuple[list[Happening], int]:
+    """Return what is told under a halt, and how often the job was stopped."""
+    stops: list[int] = []
+
+    def stop() -> tuple[str, ...]:
+        stops.append(1)
+        return ("c-0001",)
+
+    given_ones: Iterator[Happening] = iter(happenings)
+    return list(halting(given_ones, parse_halt(text), total, stop)), len(stops)
+
+
+@pytest.mark.parametrize(
+    ("text", "halt"),
+    [
+        ("now,fail=1", Halt(now=True, count=1)),
+        ("soon,fail=3", Halt(now=False, count=3)),
+        ("soon,fail=10%", Halt(now=False, percent=10)),
+        ("now,fail=100%", Halt(now=True, percent=100)),
+    ],
+)
+def test_halts_are_read(text: str, halt: Halt) -> None:
+    assert parse_halt(text) == halt
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "fail=1", "now,fail=0", "now,fail=101%", "later,fail=1", "now,fail=1 "]
+)
+def test_what_is_no_halt_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no halt"):
+        parse_halt(text)
+
+
+@given(percent=st.integers(1, 100), total=st.integers(1, 10_000), failed=st.integers(0, 10_000))
+def test_a_part_of_all_tasks_is_enough(percent: int, total: int, failed: int) -> None:
+    halt = parse_halt(f"soon,fail={percent}%")
+    assert halt.reached(failed, total) == (failed > 0 and failed / total >= percent / 100)
+
+
+def test_it_stops_once_and_tells_whom_it_missed() -> None:
+    told, stops = played(
+        "now,fail=2", 9, ended(1, FAILED), Looked(), ended(2, FAILED), Looked(), Looked()
+    )
+    assert stops == 1
+    assert [one for one in told if isinstance(one, Halted)] == [
+        Halted(2, now=True, missed=("c-0001",))
+    ]
+    # What comes after it is still told.
+    assert isinstance(told[-1], Looked)
+
+
+def test_what_gets_another_turn_has_not_failed() -> None:
+    again = Again(((1, 2),), "exit code 1")
+    told, stops = played(
+        "soon,fail=1", 9, ended(1, FAILED), again, Looked(), ended(1, SUCCEEDED, 2), Looked()
+    )
+    assert stops == 0
+    told, stops = played(
+        "soon,fail=1", 9, ended(1, FAILED), again, Looked(), ended(1, FAILED, 2), Looked()
+    )
+    assert stops == 1
+    assert told[-1] == Halted(1, now=False, missed=("c-0001",))
+
+
+def test_a_cancelled_task_has_not_failed() -> None:
+    assert played("now,fail=1", 3, ended(0, TaskState.CANCELLED), Looked())[1] == 0
+
+
+def test_scripts_say_how_they_run() -> None:
+    script = b"#!/bin/sh\n# a comment\n#PMR retries 2\n#PMR slots auto\n#PMR timeout 1h30m\ntrue\n"
+    assert declared([script, b"#!/bin/sh\ntrue\n"]) == Manners("auto", 2, 5400.0)
+    said = Manners(slots="3").over(declared([script]))
+    assert said == Manners("3", 2, 5400.0)
+
+
+@pytest.mark.parametrize(
+    ("scripts", "why"),
+    [
+        ([b"#PMR retry 2\n"], "retries, slots, timeout"),
+        ([b"#PMR retries many\n"], "retries"),
+        ([b"#PMR slots 0\n"], "slots"),
+        ([b"#PMR timeout soon\n"], "timeout"),
+        ([b"#PMR slots 2\n", b"#PMR slots 3\n"], "differ"),
+    ],
+)
+def test_headers_that_make_no_sense_are_refused(scripts: list[bytes], why: str) -> None:
+    with pytest.raises(UsageProblem) as refused:
+        declared(scripts)
+    assert why in f"{refused.value.message} {refused.value.hint}"
