@@ -112,12 +112,20 @@ def stages() -> list[Stage]:
     """Return every stage, those that take longest first."""
     unstarted = Ending("LOST", reason="will not start")
     suspended = Ending("PENDING", reason="suspended")
+    # Whether its start was heard of before that, is a matter of moments.
+    unheard = Ending("LOST|PENDING", reason="stopp")
     full = Ending("LOST", reason="disk full")
     return [
         _lost("instance crashed", SILENT, _fault("instance-crash")),
         _outlived("agent killed", _fault("agent-kill")),
         _lost("instance terminated", TERMINATED, _fault("instance-terminate")),
-        _lost("instance stopped", "stopp", _fault("instance-stop"), suspended),
+        Stage(
+            "instance stopped",
+            unheard,
+            (4, 4, 4),
+            pending=suspended,
+            strike=_fault("instance-stop"),
+        ),
         _lost("instance reclaimed", TERMINATED, _fault("instance-reclaim", "--seconds", "4")),
         _lost("instance rebooted", "rebooted", _fault("instance-reboot"), DONE),
         _lost("runner killed", "runner", _fault("runner-kill"), unstarted),

@@ -104,6 +104,19 @@ def test_the_counts_of_the_text_are_read() -> None:
         assert judge(case, Seen(4, "", text)).wrong
 
 
+def test_a_state_that_has_a_choice_takes_what_the_others_leave() -> None:
+    either = Ending("LOST|PENDING")
+    case = Case("text", ("map",), 4, {"0/0": either, "0/1": Ending("PENDING"), "1/0": DONE})
+    for text, fine in (
+        ("job x: 1 LOST, 1 PENDING, 1 SUCCEEDED", True),
+        ("job x: 2 PENDING, 1 SUCCEEDED", True),
+        ("job x: 2 LOST, 1 SUCCEEDED", False),
+        ("job x: 2 PENDING, 2 SUCCEEDED", False),
+    ):
+        in_text = Case(case.name, case.words, 4, case.tasks, json=False)
+        assert (not judge(in_text, Seen(4, "", f"{text}\n")).wrong) == fine
+
+
 def test_a_wrong_job_log_is_told() -> None:
     def log(exitval: str, signal: str) -> str:
         return f"Exitval\tSignal\tCommand\n{exitval}\t{signal}\ta\n0\t0\tb\n"

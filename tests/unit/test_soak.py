@@ -46,7 +46,9 @@ def test_a_task_that_ran_again_after_a_loss() -> None:
     assert "in 2 attempts" in wrong(again, told)
     lost = replace(again, struck=(Struck("instance-terminate", TWO, 102.0),))
     assert wrong(lost, told) == ""
-    assert "of which 1 are told" in wrong(lost, VIEW)
+    assert "of which 1 are told" in wrong(lost, replace(VIEW, final=True))
+    # Who asked before it ran again cannot tell of it.
+    assert "of which 1 are told" not in wrong(lost, VIEW)
 
 
 def test_a_task_that_nobody_tells_of() -> None:
