@@ -129,6 +129,7 @@ class EventLog:
     given: dict[tuple[int, int], int] = field(default_factory=dict)
     adopted: set[tuple[int, int]] = field(default_factory=set)
     runner_lost: bool = False
+    cancelled: bool = False
     slots: int = 0
     detached_by: str = ""
     damaged_lines: int = 0
@@ -179,6 +180,8 @@ class EventLog:
                 self.runner_lost = False
             case ["J", _, "runner-lost", *_]:
                 self.runner_lost = True
+            case ["J", _, "cancelled" | "resumed" as what]:
+                self.cancelled = what == "cancelled"
             case ["A", _, keys]:
                 self._adopt(decode_keys(keys))
             case ["G", _, to_host, keys]:

@@ -280,6 +280,7 @@ def test_a_cancel_ends_what_runs_and_what_waits(machine: Machine) -> None:
     log = machine.ended(job)
     assert {status.state for status in log.newest.values()} == {TaskState.CANCELLED}
     assert machine.cancel(job).facts["cancelled"] == "0"
+    assert log.cancelled
     assert log.newest[1].started_at is None
     logs = (machine.ledger(job) / "logs").iterdir()
     assert b"never" not in b"".join(one.read_bytes() for one in logs)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poormanray.jobs.moving import EVERY_S, Mover, Turns
+from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus, checksum, decode_keys, encode_keys
 from poormanray.manifest import Host
@@ -91,6 +92,11 @@ class World:
                 self.late.append((key, row))
         if fate != "unheard":
             self.look()
+
+    def another_client(self) -> None:
+        """Go on with a client that knows nothing but what the instances tell."""
+        tracks = {key: Track(track.host) for key, track in self.mover.tracks.items()}
+        self.mover = Mover(self.mover.job_id, tracks, self.mover.turns)
 
     def end(self, most: int) -> None:
         for key, row in self.late:
@@ -181,6 +187,45 @@ def test_what_a_lost_instance_had_runs_elsewhere(
     assert {task for task, _ in lived + seen} == set(range(sum(sizes)))
     assert max(Counter(lived).values(), default=1) == 1
     assert not {task for task, _ in lived} & {task for task, _ in seen}
+
+
+@settings(max_examples=150)
+@given(SHARES.filter(lambda sizes: len(sizes) > 2), STEPS, st.integers(0, 25))
+def test_clients_one_after_another_bring_lost_tasks_to_one_place(
+    sizes: list[int], steps: list[tuple[str, list[int]]], changes_at: int
+) -> None:
+    played = world(dealt(sizes), fails=frozenset())
+    names = list(played.instances)
+    played.instances[names[0]].alive = False
+    for number, (fate, workers) in enumerate(steps):
+        played.look()
+        # What the client before has sent arrives after this one has looked.
+        played.move("late" if number == changes_at else fate)
+        if number == changes_at:
+            played.another_client()
+        for worker in workers:
+            played.instances[names[worker % len(names)]].work()
+    played.end(400)
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    assert max(ran.values(), default=1) == 1
+    assert {task for task, _ in ran} == set(range(sum(sizes)))
+
+
+def test_what_a_cancel_found_between_instances_is_cancelled_and_runs_once_when_resumed() -> None:
+    played = world([[0, 1, 2], [3]], fails=frozenset())
+    played.instances["i-0"].order("0 - 1:2.1")
+    for instance in played.instances.values():
+        instance.event("J 1.0 cancelled")
+    played.look()
+    found = {one.task: one for one in outcomes(played.mover.tracks.values(), {})}
+    assert found[2].state is TaskState.CANCELLED
+    for instance in played.instances.values():
+        instance.event("J 2.0 resumed")
+    tracks = played.mover.tracks
+    played.mover = Mover("job", tracks, Turns(again={(2, 2): "i-0"}))
+    played.end(100)
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    assert ran == {(0, 1): 1, (1, 1): 1, (3, 1): 1, (2, 2): 1}
 
 
 def ended(status: TaskStatus) -> bool:

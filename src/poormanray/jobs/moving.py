@@ -6,6 +6,7 @@ none has adopted is brought to where it was given, by whichever client comes fir
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -179,9 +180,10 @@ class Mover:
         # An order with nothing to adopt starts a runner where something waits.
         adopts: dict[str, list[Key]] = {key: [] for key in self.revived}
         gives: dict[str, dict[int, list[Key]]] = {}
-        self._assign_orphans(now_s)
+        self._assign_orphans()
         unsettled = [(k, at.host.instance_id) for k, at in self._unsettled() if not _gone(at)]
-        for key, where in [*unsettled, *self.orphans.items()]:
+        adopted = [(key, at) for key, at in self.orphans.items() if self.tracks[at].looked]
+        for key, where in [*unsettled, *adopted]:
             if len(adopts.setdefault(where, [])) < MOST_KEYS:
                 adopts[where].append(key)
         for key, (due_s, source) in list(self.waiting.items()):
@@ -197,20 +199,24 @@ class Mover:
                     gives.setdefault(source, {}).setdefault(target.host.host_index, []).append(key)
         return {k: keys for k, keys in adopts.items() if keys or k in self.revived}, gives
 
-    def _assign_orphans(self, now_s: float) -> None:
+    def _assign_orphans(self) -> None:
         """Choose who adopts what a lost instance had; forget what has been adopted."""
         for key, chosen in list(self.orphans.items()):
             if chosen and self.tracks[chosen].log.knows(key):
                 del self.orphans[key]
-        if not self.orphans:
-            return
-        loads = {one.host.instance_id: self._load(one, now_s) for one in self._working()}
-        counts = {at: load.waiting + load.running for at, load in loads.items()}
-        for key, chosen in self.orphans.items():
-            if not chosen or _gone(self.tracks[chosen]):
-                best = min(counts, key=lambda at: counts[at] / loads[at].rate)
-                self.orphans[key] = best
-                counts[best] += 1
+            elif not chosen or _gone(self.tracks[chosen]):
+                self.orphans[key] = self._adopter(key)
+
+    def _adopter(self, key: Key) -> str:
+        """Return who is to have an attempt, by what every client knows: so all choose the same.
+
+        One that was cut off may have sent its order just before.
+        """
+
+        def draw(instance_id: str) -> bytes:
+            return hashlib.sha256(f"{self.job_id} {key} {instance_id}".encode()).digest()
+
+        return max((at for at, track in self.tracks.items() if not track.problem), key=draw)
 
     def _unsettled(self) -> Iterator[tuple[Key, Track]]:
         """Yield what was given to an instance that has not adopted it yet."""
@@ -218,8 +224,16 @@ class Mover:
         for source in self.tracks.values():
             for key, index in source.log.given.items():
                 target = by_index.get(index)
-                if target is not None and not target.log.knows(key):
+                if target is not None and not target.log.knows(key) and not self._replaced(key):
                     yield key, target
+
+    def _replaced(self, key: Key) -> bool:
+        """Say whether an attempt that nobody has had a later one."""
+        task, attempt = key
+        following = (task, attempt + 1)
+        return following in self.turns.again or any(
+            track.log.knows(following) for track in self.tracks.values()
+        )
 
     def _balanced(self, now_s: float) -> dict[str, dict[int, list[Key]]]:
         tracks = [one for one in self.tracks.values() if not one.gone and one.looked]

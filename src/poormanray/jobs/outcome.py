@@ -64,9 +64,10 @@ def _of_instance(track: Track, names: Mapping[int, str]) -> Iterator[Outcome]:
         elif track.problem and not status.state.ended:
             status, why = replace(status, state=TaskState.LOST), track.problem
         yield Outcome(task, name, track.host, status, why)
+    # Whoever has adopted it knows better. After a cancel nobody will.
+    state = TaskState.CANCELLED if track.log.cancelled else TaskState.PENDING
     for task, attempt in track.log.given:
-        # Whoever has adopted it knows better.
-        status = TaskStatus(task, attempt, TaskState.PENDING)
+        status = TaskStatus(task, attempt, state)
         yield Outcome(task, names.get(task, str(task)), track.host, status, BETWEEN)
 
 

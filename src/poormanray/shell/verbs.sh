@@ -291,7 +291,7 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
 verb_queue() { # job, and "resume" to undo a cancel; the row says: events offset, what to adopt, what to give away and to whom
     local gives adopts one lock
     WANTED=
-    open_job "$1" && [[ ${2-} == resume ]] && rm -f "$JOB_DIR/cancel"
+    open_job "$1" && [[ ${2-} == resume ]] && undo_cancel
     if [[ ! -d $JOB_DIR ]]; then
         fact refused no-such-job
     elif [[ -e $JOB_DIR/cancel ]]; then
@@ -341,13 +341,27 @@ cancel_pending() { # task or ""; claims what has not started, so that it never w
     done <"$JOB_DIR/queue"
 }
 
+cancel_all() { # nothing of the job starts any more
+    [[ ! -e $JOB_DIR/cancel ]] || return
+    : >"$JOB_DIR/cancel"
+    now
+    event J "$NOW" cancelled
+}
+
+undo_cancel() {
+    [[ -e $JOB_DIR/cancel ]] || return 0
+    rm -f "$JOB_DIR/cancel"
+    now
+    event J "$NOW" resumed
+}
+
 verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goes on to its end
     local only=${2#-} key left=0
     WANTED='' EVENTS_AT='' CANCELLED=0
     if ! open_job "$1"; then
         fact refused no-such-job
     else
-        [[ -z $only ]] && : >"$JOB_DIR/cancel"
+        [[ -n $only ]] || cancel_all
         cancel_pending "$only"
         OPEN=()
         [[ $3 == - ]] || unended
