@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,30 @@ def test_exactly_what_failed_runs_again(pmr: Pmr, cluster: str) -> None:
     assert starts(named.stdout) == [(5, 2), (8, 2), (9, 2)]
     unknown = pmr("retry", job, "12", "-n", cluster, check=False)
     assert (unknown.returncode, "no task 12" in unknown.stderr) == (2, True)
+
+
+def test_gnu_parallel_reads_which_tasks_failed(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    ids = range(20, 60, 2)
+    command = "[ $((PMR_TASK_ID % 7)) != 0 ]"
+    told = pmr("map", "-n", cluster, "--json", "--array", "20-59:2", "-c", command, check=False)
+    pmr("results", summary(told.stdout)["job"], "-n", cluster, "-o", tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert rows == summary(told.stdout)["tasks"]
+    failed = [str(one) for one in ids if one % 7 == 0]
+    assert [str(row["task"]) for row in rows if row["state"] == "FAILED"] == failed
+    with (tmp_path / "joblog.tsv").open(newline="") as file:
+        log = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["Seq"] for row in log if row["Exitval"] != "0"] == [
+        str(seq) for seq, one in enumerate(ids, start=1) if one % 7 == 0
+    ]
+    if not shutil.which("parallel"):
+        # What is above holds it where that program is not installed.
+        return
+    words = ["parallel", "--joblog", "joblog.tsv", "--resume-failed", "-k", "echo", "{}", ":::"]
+    again = subprocess.run(
+        [*words, *map(str, ids)], cwd=tmp_path, text=True, check=True, capture_output=True
+    )
+    assert again.stdout.split() == failed
 
 
 def test_a_cancelled_map_can_go_on(pmr: Pmr, cluster: str) -> None:

@@ -26,7 +26,7 @@ def row(status: TaskStatus, name: str = "a b") -> dict[str, str]:
 def test_a_task_is_a_row() -> None:
     told = row(TaskStatus(4, 1, TaskState.FAILED, 3, "", 1000.5, 1002.75))
     assert {key: value.strip() for key, value in told.items()} == {
-        "Seq": "5",
+        "Seq": "1",
         "Host": "c-0000",
         "Starttime": "1000.500",
         "JobRuntime": "2.250",

@@ -59,6 +59,11 @@ def to_json(value: object) -> object:
     raise TypeError(f"no JSON form for {type(value).__name__}")
 
 
+def json_line(value: object) -> str:
+    """Return a value as one line of JSON."""
+    return json_format.dumps(value, default=to_json)
+
+
 def is_terminal(stream: TextIO) -> bool:
     """Say whether a person watches `stream` (CI and dumb terminals do not count)."""
     if os.environ.get("TERM") == "dumb" or os.environ.get("CI"):
@@ -117,7 +122,7 @@ class Output:
     def event(self, event: Mapping[str, object]) -> None:
         """Write one line of JSON Lines on stdout, in JSON mode only."""
         if self.json:
-            self._write(json_format.dumps(event, default=to_json))
+            self._write(json_line(event))
 
     def document(self, value: object) -> None:
         """Write the one JSON document of a command on stdout, in JSON mode only."""

@@ -10,6 +10,7 @@ import click
 
 from poormanray.cli.jobs import follower_for, job_argument, known_job
 from poormanray.cli.options import App, aws_options, cluster_option
+from poormanray.cli.output import json_line
 from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.outcome import outcomes
@@ -50,7 +51,10 @@ def _saved(happenings: Iterator[Happening], folder: Path) -> Iterator[Happening]
 @job_argument
 @aws_options
 def results(app: App, *, name: str, output: str, job: str) -> int:
-    """Collect every log of a job as <task>.log, and joblog.tsv in GNU parallel's columns."""
+    """Collect every log of a job as <task>.log, and what became of each task.
+
+    joblog.tsv has GNU parallel's columns; results.jsonl has a line of JSON for each task.
+    """
     folder = _folder(output)
     fleet, known = known_job(app, name, job)
     follower = follower_for(app, fleet, known, Wanted(lambda _task: True, live=False))
@@ -62,14 +66,20 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
     if code is not None:
         return code
     found = outcomes(follower.tracks.values(), known.manifest.task_names)
-    text = joblog(found, collection.sizes)
+    rows = [outcome_row(outcome) for outcome in found]
+    files = {
+        "joblog.tsv": joblog(found, collection.sizes).encode("utf-8", "surrogateescape"),
+        "results.jsonl": b"".join(b"%s\n" % json_line(row).encode() for row in rows),
+    }
     with _writing(folder):
-        fresh(folder / "joblog.tsv").write_bytes(text.encode("utf-8", "surrogateescape"))
+        for file, data in files.items():
+            fresh(folder / file).write_bytes(data)
     missing = [outcome for outcome in found if not outcome.state.ended]
     unread = [track for track in follower.tracks.values() if track.problem]
     total = sum(collection.sizes.values())
     app.out.line(
-        f"{len(collection.sizes)} logs, {readable_bytes(total)}, and joblog.tsv in {output}"
+        f"{len(collection.sizes)} logs, {readable_bytes(total)}, "
+        f"joblog.tsv and results.jsonl in {output}"
     )
     if missing:
         app.out.note(f"{len(missing)} tasks have not ended yet; type it again later")
@@ -80,7 +90,7 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
             "folder": folder,
             "logs": len(collection.sizes),
             "bytes": total,
-            "tasks": [outcome_row(outcome) for outcome in found],
+            "tasks": rows,
         }
     )
     return ExitCode.NOT_REACHED if unread else ExitCode.OK

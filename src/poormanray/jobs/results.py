@@ -75,11 +75,13 @@ def fresh(path: Path) -> Path:
 def joblog(found: Sequence[Outcome], sizes: Mapping[str, int]) -> str:
     """Return the job log of the tasks that have ended, in GNU parallel's columns.
 
+    `found` are all tasks of the job: the place of each, from 1, is its Seq, whatever its id is.
+
     A shell reports death by signal n as 128 + n, and a task may exit with that code as well: such
     an Exitval stays as it is, with n as its Signal, so that it never looks like a success.
     """
     lines = ["\t".join(JOBLOG_COLUMNS)]
-    for outcome in found:
+    for seq, outcome in enumerate(found, start=1):
         status = outcome.status
         if not status.state.ended:
             continue
@@ -94,7 +96,7 @@ def joblog(found: Sequence[Outcome], sizes: Mapping[str, int]) -> str:
         lines.append(
             "\t".join(
                 (
-                    str(outcome.task + 1),
+                    str(seq),
                     outcome.host.name,
                     f"{began:.3f}",
                     f"{took:10.3f}",
