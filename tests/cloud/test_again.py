@@ -203,3 +203,19 @@ def test_another_client_goes_on_after_a_kill(pmr: Pmr, cluster: str, tmp_path: P
     done = summary(pmr("map", "-n", cluster, "--resume", job, "--json").stdout)
     assert done["counts"]["SUCCEEDED"] == 30
     assert ran(pmr, cluster, job, tmp_path) == {str(n): f"{n}\n" for n in range(30)}
+
+
+def test_a_report_tells_what_failed_and_why(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    command = 'echo "working on {}"; [ $PMR_TASK_ID != 2 ] || { echo "no such shard: 77"; exit 9; }'
+    told = pmr("map", "-n", cluster, "--json", "--array", "0-5", "-c", command, check=False)
+    job = summary(told.stdout)["job"]
+    for kind in ("html", "svg", "csv"):
+        made = pmr("report", job, "-n", cluster, "-o", tmp_path / f"r.{kind}")
+        assert f"6 tasks of job {job}" in made.stdout
+    shown = (tmp_path / "r.html").read_text()
+    assert "<code>no such shard: 77</code>" in shown
+    assert "5 SUCCEEDED" in shown
+    assert (tmp_path / "r.svg").read_text().count("<title>") == 6
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 7
+    other = pmr("report", job, "-n", cluster, "-o", tmp_path / "r.pdf", check=False)
+    assert (other.returncode, "ends in none of" in other.stderr) == (2, True)

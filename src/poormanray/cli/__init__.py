@@ -54,6 +54,7 @@ COMMANDS = {
     "cancel": Row("poormanray.cli.jobs:cancel", "End the tasks of a job."),
     "retry": Row("poormanray.cli.again:retry", "Run tasks of a map again that did not succeed."),
     "results": Row("poormanray.cli.results:results", "Collect every log, and a job log."),
+    "report": Row("poormanray.cli.report:report", "Write a job as one page, to look at or keep."),
     "pause": Row("poormanray.cli.cluster:pause", "Stop the instances; their disks stay."),
     "resume": Row("poormanray.cli.cluster:resume", "Start paused instances again."),
     "terminate": Row("poormanray.cli.cluster:terminate", "End the instances for good."),

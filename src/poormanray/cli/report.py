@@ -1,0 +1,107 @@
+"""`pmr report`: a job as one file to open, keep or pass on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import click
+
+from poormanray.cli.jobs import follower_for, job_argument, known_job
+from poormanray.cli.options import App, aws_options, cluster_option
+from poormanray.cli.output import one_line
+from poormanray.errors import ExitCode, UsageProblem
+from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.listing import Known
+from poormanray.jobs.outcome import Outcome, outcomes
+from poormanray.jobs.report import gantt_svg, report_csv, report_html
+from poormanray.jobs.results import fresh
+from poormanray.jobs.track import LogText, Track, Wanted
+from poormanray.ledger import TaskState
+
+KINDS = (".html", ".svg", ".csv")
+# Of the log of a task that failed, and how many tasks are asked for theirs.
+TAIL_BYTES, MOST_TAILS = 400, 500
+LONGEST_LINE = 300
+
+
+def _file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Path | None:
+    if value is None or Path(value).suffix in KINDS:
+        return None if value is None else Path(value)
+    raise click.BadParameter(f"{value!r} ends in none of {', '.join(KINDS)}")
+
+
+@click.command()
+@cluster_option
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    callback=_file,
+    metavar="FILE",
+    help="A page (.html), its picture of slots over time (.svg), or a table (.csv).",
+)
+@job_argument
+@aws_options
+def report(app: App, *, name: str, file: Path | None, job: str) -> int:
+    """Write a job as one page that opens offline: slots over time, durations, what failed."""
+    fleet, known = known_job(app, name, job)
+    follower = follower_for(app, fleet, known, Wanted(live=False))
+    for _ in follower.run():
+        pass
+    tracks = list(follower.tracks.values())
+    found = outcomes(tracks, known.manifest.task_names)
+    target = file or Path(f"report-{known.summary.job_id}.html")
+    text = _text(app, target.suffix, fleet, known, tracks, found)
+    try:
+        fresh(target).write_bytes(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise UsageProblem(
+            f"cannot write {target}: {error.strerror}", "choose another with -o"
+        ) from error
+    app.out.line(f"{len(found)} tasks of job {known.summary.job_id} in {target}")
+    app.out.document({"job": known.summary.job_id, "file": str(target), "tasks": len(found)})
+    return ExitCode.NOT_REACHED if any(track.problem for track in tracks) else ExitCode.OK
+
+
+def _text(
+    app: App,
+    kind: str,
+    fleet: Fleet,
+    known: Known,
+    tracks: Sequence[Track],
+    found: Sequence[Outcome],
+) -> str:
+    if kind == ".csv":
+        return report_csv(found)
+    if kind == ".svg":
+        return gantt_svg(found)
+    summary = known.summary
+    named = f" {summary.name!r}" if summary.name else ""
+    failed = [one.task for one in found if one.state in (TaskState.FAILED, TaskState.TIMEOUT)]
+    return report_html(
+        f"{summary.kind} {summary.job_id}{named} on {summary.cluster}",
+        found,
+        slots={track.host.name: track.log.slots for track in tracks},
+        last_lines=last_lines(app, fleet, known, failed[:MOST_TAILS]),
+    )
+
+
+def last_lines(app: App, fleet: Fleet, known: Known, tasks: Collection[int]) -> dict[int, str]:
+    """Return the last line that each of these tasks has written, where it wrote any."""
+    if not tasks:
+        return {}
+    chosen = frozenset(tasks)
+    wanted = Wanted(chosen.__contains__, live=False, from_end_bytes=TAIL_BYTES)
+    tails: dict[str, bytes] = defaultdict(bytes)
+    newest: dict[int, str] = {}
+    for happening in follower_for(app, fleet, known, wanted).run():
+        if isinstance(happening, LogText):
+            tails[happening.key] += happening.data
+    for key in sorted(tails, key=lambda key: int(key.partition(".")[2])):
+        lines = tails[key].decode("utf-8", "replace").split("\n")
+        words = [line.strip() for line in lines if line.strip()]
+        if words:
+            newest[int(key.partition(".")[0])] = one_line(words[-1][-LONGEST_LINE:])
+    return newest
