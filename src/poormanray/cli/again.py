@@ -10,7 +10,7 @@ import click
 
 from poormanray.cli.headers import MOST_RETRIES
 from poormanray.cli.inputs import Program
-from poormanray.cli.jobs import follower_for, job_argument, known_job
+from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import DURATION, App, aws_options, cluster_option
 from poormanray.cli.watching import WayBack, summary_event, watched
@@ -57,10 +57,7 @@ def seen(app: App, name: str, job: str) -> Seen:
             f"job {known.summary.job_id} is a {known.summary.kind}, not a map",
             "type its command again; it becomes a job of its own",
         )
-    follower = follower_for(app, fleet, known, Wanted(live=False))
-    for _ in follower.run():
-        pass
-    tracks = list(follower.tracks.values())
+    tracks = looked_at(app, fleet, known)
     return Seen(fleet, known, tracks, outcomes(tracks, known.manifest.task_names))
 
 

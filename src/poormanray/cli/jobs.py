@@ -79,6 +79,14 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
     )
 
 
+def looked_at(app: App, fleet: Fleet, known: Known) -> list[Track]:
+    """Look once at every instance of a job, and return what each tells of it."""
+    follower = follower_for(app, fleet, known, Wanted(live=False))
+    for _ in follower.run():
+        pass
+    return list(follower.tracks.values())
+
+
 @click.command()
 @cluster_option
 @aws_options
@@ -138,10 +146,7 @@ def _job_cells(job: Listed) -> Sequence[str]:
 def status(app: App, *, name: str, job: str) -> int:
     """Show how far a job is: its instances, what failed, and its slowest tasks."""
     fleet, known = known_job(app, name, job)
-    follower = follower_for(app, fleet, known, Wanted(live=False))
-    for _ in follower.run():
-        pass
-    tracks = list(follower.tracks.values())
+    tracks = looked_at(app, fleet, known)
     found = outcomes(tracks, known.manifest.task_names)
     app.out.document(_status_document(known, tracks, found))
     _show_status(app.out, known, tracks, found)

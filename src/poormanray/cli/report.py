@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from poormanray.cli.jobs import follower_for, job_argument, known_job
+from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
 from poormanray.cli.options import App, aws_options, cluster_option
 from poormanray.cli.output import one_line
 from poormanray.errors import ExitCode, UsageProblem
@@ -47,10 +47,7 @@ def _file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Pa
 def report(app: App, *, name: str, file: Path | None, job: str) -> int:
     """Write a job as one page that opens offline: slots over time, durations, what failed."""
     fleet, known = known_job(app, name, job)
-    follower = follower_for(app, fleet, known, Wanted(live=False))
-    for _ in follower.run():
-        pass
-    tracks = list(follower.tracks.values())
+    tracks = looked_at(app, fleet, known)
     found = outcomes(tracks, known.manifest.task_names)
     target = file or Path(f"report-{known.summary.job_id}.html")
     text = _text(app, target.suffix, fleet, known, tracks, found)

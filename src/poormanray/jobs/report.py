@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from poormanray.jobs.outcome import Outcome
 from poormanray.ledger import TaskState, ended_counts
 
-WIDTH, LABEL, AXIS = 1160, 130, 22
+WIDTH, LABEL, AXIS, TOP = 1160, 130, 22, 8
 # Together the slots are about so high, each within these bounds.
 HEIGHT, THINNEST, THICKEST = 620, 3.0, 18.0
 TICKS = 8
@@ -52,7 +52,8 @@ h1 { font-size: 20px; margin: 0 0 4px } h2 { font-size: 15px; margin: 26px 0 8px
 .legend i { display: inline-block; width: 11px; height: 11px; margin-right: 5px }
 table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid #e3e7ea }
-td.n, th.n { text-align: right } code { font: 12px ui-monospace, monospace; word-break: break-all }
+td.n, th.n { text-align: right } .line { width: 40% }
+code { font: 12px ui-monospace, monospace; overflow-wrap: anywhere }
 """
 _NUMBERS = re.compile(r"\d+")
 # What XML cannot hold at all.
@@ -106,11 +107,11 @@ def gantt_svg(found: Sequence[Outcome]) -> str:
     thick = min(THICKEST, max(THINNEST, HEIGHT / max(1, len(slots))))
     end_s = max((bar.upto_s for bar in drawn), default=0.0) or 1.0
     scale = (WIDTH - LABEL - 10) / end_s
-    high = thick * len(slots) + AXIS
+    high = TOP + thick * len(slots) + AXIS
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{high:.0f}" '
-        f'viewBox="0 0 {WIDTH} {high:.0f}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{high:.0f}" fill="#ffffff"/>',
+        f'viewBox="0 -{TOP} {WIDTH} {high:.0f}" font-family="sans-serif" font-size="11">',
+        f'<rect y="-{TOP}" width="{WIDTH}" height="{high:.0f}" fill="#ffffff"/>',
         *_labels(slots, thick),
         *_axis(end_s, scale, thick * len(slots)),
     ]
@@ -224,7 +225,8 @@ def _failures(found: Sequence[Outcome], last_lines: Mapping[int, str]) -> str:
         return "<p>Nothing failed.</p>"
     left = len(groups) - MOST_GROUPS
     head = (
-        "<th class=n>tasks</th><th>state</th><th class=n>code</th><th>last line</th><th>which</th>"
+        '<th class="n">tasks</th><th>state</th><th class="n">code</th>'
+        '<th class="line">last line</th><th>which</th>'
     )
     rest = f"<p>and {left} further kinds</p>" if left > 0 else ""
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>{rest}"
