@@ -3,30 +3,38 @@
 # The runner of one job on one instance: K slots that claim tasks from the queue and run them.
 # It lives in its own screen session, outside the process group of any command.
 
+user_line() { # name; sets UID_OF, GID_OF, USER_HOME and USER_SHELL; false where there is no such user
+    local entry
+    # The file first: a directory service may be out of reach just now, and costs a process.
+    while IFS=: read -r entry _ UID_OF GID_OF _ USER_HOME USER_SHELL; do
+        [[ $entry == "$1" ]] && return
+    done </etc/passwd
+    entry=$(getent passwd -- "$1") || return
+    IFS=: read -r _ _ UID_OF GID_OF _ USER_HOME USER_SHELL <<<"$entry"
+}
+
 run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch to the user
-    local entry uid gid name groups
+    local name groups
     SWITCH=()
     USER_NAME=root
     if ((UID == 0)); then
         # Without a wish: the user that the image's maker meant for logins.
         for name in ${META_user:-ec2-user ubuntu admin root}; do
-            id -u "$name" >/dev/null 2>&1 && USER_NAME=$name && break
+            user_line "$name" && USER_NAME=$name && break
         done
         [[ -z $META_user || $USER_NAME == "$META_user" ]] || USER_UNKNOWN=1
     else
         USER_NAME=$(id -un 2>/dev/null) || USER_NAME=$UID
         # A local cloud of plain processes: everybody there has the rights of who started it.
-        [[ -z $META_user ]] || id -u "$META_user" >/dev/null 2>&1 || USER_UNKNOWN=1
+        [[ -z $META_user ]] || user_line "$META_user" || USER_UNKNOWN=1
     fi
     USER_HOME=${HOME:-/root} USER_SHELL=/bin/bash
-    while IFS=: read -r entry _ uid gid _ USER_HOME USER_SHELL; do
-        [[ $entry == "$USER_NAME" ]] && break
-    done </etc/passwd
+    user_line "$USER_NAME"
     if ((UID == 0)) && [[ $USER_NAME != root ]]; then
         # Asked for once: each task would ask the machine's directory of users again.
-        groups=$(id -G "$USER_NAME")
-        SWITCH=(setpriv --reuid "$uid" --regid "$gid" --groups "${groups// /,}" --)
-        USER_IDS=$uid:$gid
+        groups=$(id -G -- "$USER_NAME") || groups=$GID_OF
+        SWITCH=(setpriv --reuid "$UID_OF" --regid "$GID_OF" --groups "${groups// /,}" --)
+        USER_IDS=$UID_OF:$GID_OF
     fi
     ((UID != 0)) && USER_HOME=${PMR_HOME:-$USER_HOME}
     [[ -d $USER_HOME ]] || USER_HOME=/
