@@ -108,6 +108,7 @@ REASONS = {
     "timeout": "the task's time was over",
     "cancelled": "cancelled",
     "instance": "the instance is gone",
+    "mirrored": "another instance remembers it; its log is gone with its own",
 }
 
 
@@ -145,6 +146,16 @@ class EventLog:
         if attempt > (newest.attempt if newest else 0):
             return TaskStatus(task, attempt, TaskState.PENDING)
         return newest
+
+    def learn(self, statuses: Iterable[TaskStatus]) -> None:
+        """Take in how attempts have ended, as told by another instance than the one that had them.
+
+        What the instance itself has told of them counts more.
+        """
+        for status in statuses:
+            if self.own is not None:
+                self.own.add(status.task)
+            self._put(status, [])
 
     def knows(self, key: tuple[int, int]) -> bool:
         """Say whether an attempt has come to the instance from elsewhere, whatever became of it."""
@@ -203,6 +214,8 @@ class EventLog:
                 self._put(_ended(key, _seconds(when), code, reason, rest, began), changed)
 
     def _adopt(self, keys: Iterable[tuple[int, int]]) -> None:
+        # Whoever brings tasks starts a runner for them.
+        self.runner_lost = False
         for key in keys:
             task, attempt = key
             if self.own is not None:

@@ -165,8 +165,7 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
         lines.append(f"F {len(content)} {len(item.data)} {item.mode:o} {_b64(item.path)}")
         content += item.data
     for host in job.hosts:
-        name = _b64(host.name)
-        lines.append(f"H {host.host_index} {host.instance_id} {name} {host.slot_cap}")
+        lines.append(_host_line(host))
         lines.append(f"Q {host.instance_id} {encode_ids(host.tasks)}")
     lines += _task_lines(job.tasks)
     env = "".join(f"{key}={value}\0" for key, value in job.env.items())
@@ -176,6 +175,15 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
         ("env", os.fsencode(env)),
         ("content", bytes(content)),
     ]
+
+
+def _host_line(host: Host) -> str:
+    return f"H {host.host_index} {host.instance_id} {_b64(host.name)} {host.slot_cap}"
+
+
+def with_hosts(manifest: bytes, hosts: Sequence[Host]) -> bytes:
+    """Return a `manifest` file in which further instances have their place, without tasks."""
+    return manifest + "".join(f"{_host_line(host)}\n" for host in hosts).encode("ascii")
 
 
 def _task_lines(tasks: Sequence[Task]) -> list[str]:

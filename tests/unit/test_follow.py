@@ -12,8 +12,9 @@ import pytest
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import ExitCode
 from poormanray.jobs.cadence import SILENCE_S
-from poormanray.jobs.follow import LONG_READ_S, MOST_FAILURES, Follower
+from poormanray.jobs.follow import MOST_FAILURES, Follower
 from poormanray.jobs.outcome import outcomes, verdict
+from poormanray.jobs.patience import LONG_READ_S
 from poormanray.jobs.track import (
     REFUSALS,
     STALLED_S,

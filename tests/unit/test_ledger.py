@@ -182,6 +182,12 @@ def test_a_lost_task_keeps_when_it_started() -> None:
     assert log.runner_lost
 
 
+def test_whoever_brings_tasks_to_a_dead_runner_starts_another() -> None:
+    log = folded("J 9.1 runner-lost", "A 9.5 4.2")
+    assert not log.runner_lost
+    assert log.open == {4: 2}
+
+
 def test_a_signal_is_told_as_a_shell_does() -> None:
     status = TaskStatus(0, 1, TaskState.FAILED, 137)
     assert status.signal == 9

@@ -28,6 +28,7 @@ class Instance:
     fails: frozenset[tuple[int, int]] = frozenset()
     events: bytes = b""
     alive: bool = True
+    waits: bool = False
 
     def event(self, text: str) -> None:
         self.events += f"{text} {checksum(text)}\n".encode()
@@ -36,7 +37,8 @@ class Instance:
         if not self.alive:
             return
         _, adopts, gives = row.split(" ")
-        new = [key for key in decode_keys(adopts) if key not in self.queue] if adopts != "-" else []
+        keys = decode_keys(adopts) if adopts not in "+-" else []
+        new = [key for key in keys if key not in self.queue]
         if new:
             self.event(f"A 1.0 {encode_keys(new)}")
             self.queue += new
@@ -45,6 +47,7 @@ class Instance:
             keys = [key for key in decode_keys(words.replace("/", ",")) if self.claim(key)]
             if keys:
                 self.event(f"G 1.0 {host} {encode_keys(keys)}")
+        self.waits &= adopts != "+"
 
     def claim(self, key: tuple[int, int]) -> bool:
         fresh = key not in self.claims
@@ -53,7 +56,7 @@ class Instance:
 
     def work(self) -> None:
         for key in self.queue:
-            if self.alive and self.claim(key):
+            if self.alive and not self.waits and self.claim(key):
                 task, attempt = key
                 self.ran.append(key)
                 self.event(f"S 1.0 {task} {attempt} 0 5 5")
@@ -77,6 +80,7 @@ class World:
                 track.gone, track.problem = True, "it is terminated"
                 continue
             track.looked, track.heard_at_s = True, self.now_s
+            track.waits = instance.waits
             for status in track.log.feed(0, instance.events):
                 self.mover.note(track, status, self.now_s)
 

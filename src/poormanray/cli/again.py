@@ -18,11 +18,13 @@ from poormanray.entries import parse_array
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs import again
 from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.join import of_ledger
 from poormanray.jobs.listing import Known
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import TaskState, ended_counts
 from poormanray.manifest import script_digest, task_key
+from poormanray.remote import DELIVER_TIMEOUT_S
 
 if TYPE_CHECKING:
     from poormanray.jobs.follow import Follower
@@ -31,6 +33,12 @@ retries_option = click.option(
     "--retries",
     type=click.IntRange(0, MOST_RETRIES),
     help="More turns for a task that fails, on another instance where there is one.",
+)
+
+reassign_option = click.option(
+    "--reassign",
+    is_flag=True,
+    help="What waits on stopped instances runs elsewhere, instead of after their start.",
 )
 
 
@@ -62,7 +70,13 @@ def seen(app: App, name: str, job: str) -> Seen:
 
 
 def go_on(
-    app: App, before: Seen, chosen: Sequence[Outcome], *, retries: int, wait_timeout: float | None
+    app: App,
+    before: Seen,
+    chosen: Sequence[Outcome],
+    *,
+    retries: int,
+    wait_timeout: float | None,
+    reassign: bool = False,
 ) -> int:
     """Give the chosen tasks another turn, and watch the job until it ends."""
     job_id, cluster = before.known.summary.job_id, before.fleet.cluster
@@ -71,7 +85,7 @@ def go_on(
     app.out.note(f"job {job_id}: {again_words} again, {waiting} not ended yet")
     if not chosen and not waiting:
         return _told(app, before.known, before.found, gave_up=False)
-    turns = again.turns(chosen, before.tracks, retries=retries)
+    turns = again.turns(chosen, before.tracks, before.found, retries=retries, reassign=reassign)
     follower = follower_for(
         app,
         before.fleet,
@@ -80,6 +94,7 @@ def go_on(
         again.revived(before.tracks),
         timeout_s=wait_timeout or 0.0,
         turns=turns,
+        newcomers=of_ledger(before.fleet, before.known, DELIVER_TIMEOUT_S),
     )
     back = WayBack(
         job_id,
@@ -107,6 +122,7 @@ def resume(  # noqa: PLR0913 (each says how)
     changed: bool,
     retries: int,
     wait_timeout: float | None,
+    reassign: bool,
 ) -> int | Program:
     """Go on with a map: what has not ended goes on, and all without success runs again.
 
@@ -128,7 +144,13 @@ def resume(  # noqa: PLR0913 (each says how)
         if differs:
             return _rest(before, program)
     chosen = again.chosen(before.found, again.UNSUCCESSFUL)
-    return go_on(app, before, chosen, retries=retries, wait_timeout=wait_timeout)
+    return go_on(app, before, chosen, retries=retries, wait_timeout=wait_timeout, reassign=reassign)
+
+
+def join(app: App, name: str, job: str, *, wait_timeout: float | None, reassign: bool) -> int:
+    """Watch a map, and let the cluster's other instances take part in what waits."""
+    before = seen(app, name, job)
+    return go_on(app, before, (), retries=0, wait_timeout=wait_timeout, reassign=reassign)
 
 
 def _keys(program: Program) -> dict[int, str]:
@@ -196,6 +218,7 @@ def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
 @click.option("--failed", is_flag=True, help="What failed or ran out of time.")
 @click.option("--lost", is_flag=True, help="What was lost with its instance or its runner.")
 @retries_option
+@reassign_option
 @click.option("--wait-timeout", type=DURATION, help="Stop watching after this long.")
 @job_argument
 @click.argument("tasks", nargs=-1, metavar="[TASKS]...")
@@ -207,6 +230,7 @@ def retry(  # noqa: PLR0913 (one for each option)
     failed: bool,
     lost: bool,
     retries: int | None,
+    reassign: bool,
     wait_timeout: float | None,
     job: str,
     tasks: tuple[str, ...],
@@ -222,4 +246,6 @@ def retry(  # noqa: PLR0913 (one for each option)
     if not states:
         states = again.UNSUCCESSFUL | ({TaskState.SUCCEEDED} if numbers else frozenset())
     chosen = again.chosen(before.found, states, numbers)
-    return go_on(app, before, chosen, retries=retries or 0, wait_timeout=wait_timeout)
+    return go_on(
+        app, before, chosen, retries=retries or 0, wait_timeout=wait_timeout, reassign=reassign
+    )

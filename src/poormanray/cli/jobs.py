@@ -11,10 +11,12 @@ import click
 from poormanray.cli.options import App, aws_options, cluster_option, instance_option
 from poormanray.cli.watching import ending, iso, outcome_row, readable_s
 from poormanray.errors import ExitCode, NotFound
+from poormanray.jobs.absent import absent, recall
 from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
+from poormanray.jobs.join import Joiner
 from poormanray.jobs.listing import Known, Listed, list_jobs, load, resolve
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, outcomes, tracks_of
@@ -53,6 +55,7 @@ def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
     tracks = tracks_of(known.manifest, problems)
     for track in tracks:
         track.suspended = fleet.is_stopped(track.host.instance_id)
+    recall(fleet, known, tracks)
     return tracks
 
 
@@ -65,6 +68,7 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
     *,
     timeout_s: float = 0.0,
     turns: Turns | None = None,
+    newcomers: Joiner | None = None,
 ) -> Follower:
     """Return a follower of a job that was submitted before, on all its instances or some."""
     return Follower(
@@ -76,6 +80,7 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
         states=fleet.states,
         timeout_s=timeout_s,
         turns=turns,
+        newcomers=newcomers,
     )
 
 
@@ -84,7 +89,8 @@ def looked_at(app: App, fleet: Fleet, known: Known) -> list[Track]:
     follower = follower_for(app, fleet, known, Wanted(live=False))
     for _ in follower.run():
         pass
-    return list(follower.tracks.values())
+    tracks = list(follower.tracks.values())
+    return tracks + absent(fleet, known, tracks)
 
 
 @click.command()
@@ -248,6 +254,8 @@ def _instance_cells(track: Track, found: Sequence[Outcome]) -> Sequence[str]:
 def _notes(track: Track) -> Iterator[str]:
     if track.problem:
         yield track.problem
+    elif track.waits:
+        yield "it was rebooted; its queue goes on with pmr map --resume"
     elif track.log.detached_by == "setsid":
         yield "screen is missing there; the runner is detached with setsid"
     if track.log.damaged_lines:

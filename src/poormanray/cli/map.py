@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from poormanray.cli.again import resume, retries_option
+from poormanray.cli.again import join, reassign_option, resume, retries_option
 from poormanray.cli.elements import Elements, Sources
 from poormanray.cli.elements import program as program_of
 from poormanray.cli.headers import Manners, declared, slots_word
@@ -105,6 +105,13 @@ def _program(
 @click.option(
     "--changed", is_flag=True, help="With --resume: scripts and entries may differ from JOB's."
 )
+@click.option(
+    "--join",
+    "joined",
+    metavar="JOB",
+    help="Watch a running map, and let instances that came since take part.",
+)
+@reassign_option
 @click.option("--dry-run", is_flag=True, help="Show the tasks and their spread; send nothing.")
 @ssh_key_option
 @click.argument("words", nargs=-1, metavar="[DIR]... | [-- CMD {}] [::: ENTRY...]")
@@ -128,11 +135,17 @@ def map_(  # noqa: PLR0913 (one for each option)
     asked: JobWords,
     earlier: str | None,
     changed: bool,
+    joined: str | None,
+    reassign: bool,
     dry_run: bool,
     words: tuple[str, ...],
 ) -> int:
     """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
     elements, before = Sources(array, each_line, from_json).read(words)
+    if joined is not None:
+        if elements or before or command or scripts or earlier:
+            raise UsageProblem("--join takes a job as it is", "pmr map --join JOB")
+        return join(app, name, joined, wait_timeout=asked.wait_timeout, reassign=reassign)
     given = earlier is None or bool(elements or before or command or scripts)
     program = _program(elements, command, scripts, before) if given else None
     said = Manners(slots, retries, asked.timeout).over(declared(program.scripts if program else ()))
@@ -148,6 +161,7 @@ def map_(  # noqa: PLR0913 (one for each option)
             changed=changed,
             retries=said.retries or 0,
             wait_timeout=asked.wait_timeout,
+            reassign=reassign,
         )
         if isinstance(went_on, int):
             return went_on
@@ -155,7 +169,8 @@ def map_(  # noqa: PLR0913 (one for each option)
     at_once = elements.at_once if elements else 0
     work = asked.work("map", program or Program((), ()), slots=said.slots or "1", at_once=at_once)
     work = replace(work, timeout_s=said.timeout or 0.0, compat=compat or "")
-    manner = asked.manner(detach=detach, turns=None if static else Turns(said.retries or 0))
+    turns = Turns(said.retries or 0, reassign=reassign)
+    manner = asked.manner(detach=detach, turns=None if static else turns)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
         return show_plan(app.out, submission.job)

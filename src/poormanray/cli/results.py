@@ -13,6 +13,7 @@ from poormanray.cli.options import App, aws_options, cluster_option
 from poormanray.cli.output import json_line
 from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, UsageProblem
+from poormanray.jobs.absent import absent
 from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.results import Collection, fresh, joblog
 from poormanray.jobs.track import Happening, Wanted
@@ -65,7 +66,8 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
     code = watched(app.out, _saved(collection.collect(follower), folder), watcher, back)
     if code is not None:
         return code
-    found = outcomes(follower.tracks.values(), known.manifest.task_names)
+    tracks = [*follower.tracks.values(), *absent(fleet, known, follower.tracks.values())]
+    found = outcomes(tracks, known.manifest.task_names)
     rows = [outcome_row(outcome) for outcome in found]
     files = {
         "joblog.tsv": joblog(found, collection.sizes).encode("utf-8", "surrogateescape"),
@@ -75,7 +77,7 @@ def results(app: App, *, name: str, output: str, job: str) -> int:
         for file, data in files.items():
             fresh(folder / file).write_bytes(data)
     missing = [outcome for outcome in found if not outcome.state.ended]
-    unread = [track for track in follower.tracks.values() if track.problem]
+    unread = [track for track in tracks if track.problem]
     total = sum(collection.sizes.values())
     app.out.line(
         f"{len(collection.sizes)} logs, {readable_bytes(total)}, "

@@ -17,6 +17,7 @@ from poormanray.jobs.track import (
     Halted,
     Happening,
     HostProblem,
+    Joined,
     LogGap,
     LogText,
     Slowed,
@@ -98,6 +99,9 @@ class Watcher:
                         "why": happening.why,
                     }
                 )
+            case Joined(host):
+                self.out.note(f"[{host.name}] joins the job")
+                self.out.event({"event": "joined", "instance": host.instance_id, "name": host.name})
             case Again():
                 self._again(happening)
             case Halted():

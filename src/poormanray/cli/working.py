@@ -25,6 +25,7 @@ from poormanray.jobs.cancel import cancel
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.halt import Halt, halting
+from poormanray.jobs.join import of_job
 from poormanray.jobs.listing import load
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
@@ -179,6 +180,8 @@ class Submission:
             )
         self.app = app
         self.manner = manner
+        # Who names instances wants no others.
+        self.chosen = bool(selection.instance_ids)
         self.fleet = muster(app.aws, selection, on_left_out=self._left_out)
         job = plan(
             work,
@@ -213,6 +216,8 @@ class Submission:
         self._announce(parcel)
         parcel = self._upload(parcel)
         manner = self.manner
+        moves = None if manner.detach else manner.turns
+        joiner = of_job(self.fleet, self.job, manner.deliver_timeout_s)
         tracks = [
             Track(
                 host,
@@ -232,7 +237,8 @@ class Submission:
             start=lambda: parcel.order(manner.deliver_timeout_s),
             parallelism=manner.parallelism,
             timeout_s=manner.wait_timeout_s,
-            turns=None if manner.detach else manner.turns,
+            turns=moves,
+            newcomers=joiner if moves and not self.chosen else None,
         )
 
     def _announce(self, parcel: Parcel) -> None:
@@ -282,7 +288,8 @@ class Submission:
         back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume)
         happenings = follower.run()
         if halt is not None:
-            happenings = halting(happenings, halt, len(self.job.tasks), partial(self._stop, halt))
+            stop = partial(self._stop, halt, follower)
+            happenings = halting(happenings, halt, len(self.job.tasks), stop)
         code = watched(self.app.out, happenings, watcher, back)
         if code is None and follower.gave_up_waiting:
             back.tell(self.app.out, "stopped watching")
@@ -293,8 +300,8 @@ class Submission:
             back.tell_stopped(self.app.out)
         return code
 
-    def _stop(self, halt: Halt) -> tuple[str, ...]:
-        hosts = [host for host in self.job.hosts if host.instance_id not in self.problems]
+    def _stop(self, halt: Halt, follower: Follower) -> tuple[str, ...]:
+        hosts = [track.host for track in follower.tracks.values() if not track.problem]
         done = cancel(self.fleet, self.job.job_id, hosts, running=halt.now)
         return tuple(one.host.name for one in done if one.problem)
 

@@ -26,10 +26,27 @@ def chosen(
     return [one for one in found if one.state in states and (not tasks or one.task in tasks)]
 
 
-def turns(again: Iterable[Outcome], tracks: Collection[Track], *, retries: int = 0) -> Turns:
-    """Return the turns that give each outcome's task its next attempt, and none to the others."""
+def turns(
+    again: Iterable[Outcome],
+    tracks: Collection[Track],
+    found: Iterable[Outcome],
+    *,
+    retries: int = 0,
+    reassign: bool = False,
+) -> Turns:
+    """Return the turns that give each outcome's task its next attempt, and none to the others.
+
+    With `reassign`, what waits on stopped instances, as far as `found` knows, runs elsewhere.
+    """
     following = {(one.task, one.status.attempt + 1): one.host.instance_id for one in again}
-    gone = [key for track in tracks if track.gone for key in track.log.open.items()]
+    waits = {(one.task, one.status.attempt) for one in found if reassign and not one.state.ended}
+    gone = [
+        key
+        for track in tracks
+        if track.gone
+        for key in track.log.open.items()
+        if not (track.suspended and key in waits)
+    ]
     return Turns(
         retries,
         following,
@@ -39,6 +56,7 @@ def turns(again: Iterable[Outcome], tracks: Collection[Track], *, retries: int =
             if track.log.runner_lost and track.log.open and not track.gone
         ),
         frozenset((task, n) for task, n in gone if (task, n + 1) not in following),
+        reassign,
     )
 
 

@@ -3,53 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from poormanray.envelope import Answer, Chunk
+from poormanray.envelope import Answer
+from poormanray.errors import PmrError
 from poormanray.jobs.cadence import SILENCE_S, Cadence
-from poormanray.jobs.logs import (
-    LEAST_BYTES,
-    LogCursor,
-    Piece,
-)
+from poormanray.jobs.logs import Piece
 from poormanray.jobs.looks import (
     gathered,
+    last_order,
     look_order,
     needs_look,
     read_rows,
-    reads_at_once,
     row,
+    waiting_tasks,
     whole_chunks,
 )
+from poormanray.jobs.mirror import Mirrors
 from poormanray.jobs.moving import Mover, Turns
+from poormanray.jobs.patience import Patience
 from poormanray.jobs.presence import Presence, States
+from poormanray.jobs.reading import begin_reading, receive_logs
+from poormanray.jobs.release import holds_back, release_order
 from poormanray.jobs.track import (
     REFUSALS,
-    Backlog,
     Happening,
     HostProblem,
+    Joined,
     Looked,
-    Slowed,
     TaskChanged,
     Track,
     Wanted,
-    backlog,
-    log_happening,
 )
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import Call
 
 if TYPE_CHECKING:
+    from poormanray.jobs.join import Joiner
     from poormanray.waiting import Clock
 
 # The agent runs five commands at once and shares them with others: one look that waits, and at
 # most this many that fetch bulk.
 LANES = 3
+# How often a job that has tasks waiting looks for further instances.
+JOIN_EVERY_S = 15.0
 MOST_FAILURES = 4
-# A reader is told of a wait that is longer than this, and of throttling that lasts so long.
-LONG_READ_S = 20.0
-LONG_THROTTLING_S = 60.0
 
 
 class Follower:
@@ -57,8 +57,10 @@ class Follower:
 
     `start` makes the order that starts the job on instances whose track is not `started`;
     `parallelism` is how many of those may run at a time. With `turns` it moves waiting tasks
-    to where they run soonest, and gives those that fail further turns. After `timeout_s`
-    seconds (0: never) it stops watching, and `gave_up_waiting` is set.
+    to where they run soonest, gives those that fail further turns, and lets a second instance
+    remember what has ended on each. `newcomers` is asked now and then, while tasks wait, for
+    instances that may take some. After `timeout_s` seconds (0: never) it stops watching, and
+    `gave_up_waiting` is set.
     """
 
     def __init__(  # noqa: PLR0913 (the parts it is made of)
@@ -74,6 +76,7 @@ class Follower:
         parallelism: int = 0,
         timeout_s: float = 0.0,
         turns: Turns | None = None,
+        newcomers: Joiner | None = None,
     ) -> None:
         self.job_id = job_id
         self.tracks = {track.host.instance_id: track for track in tracks}
@@ -83,12 +86,13 @@ class Follower:
         self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
         self._mover = None if turns is None else Mover(job_id, self.tracks, turns)
+        self._mirrors = None if turns is None else Mirrors(self.tracks)
+        self._newcomers = newcomers
+        self._join_s = clock.now_s() + JOIN_EVERY_S
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
-        self._told_s = LONG_READ_S / 2
-        self._told_throttling = False
+        self._patience = Patience(LANES)
         self._quiet_until_s = 0.0
-        self._round_trip_s = 0.0
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
         self._cadence = self._fitting_cadence()
@@ -110,9 +114,16 @@ class Follower:
             elif (quiet_s := self._quiet_until_s - self._clock.now_s()) > 0:
                 self._clock.sleep(quiet_s)
             elif not (due_s := self._due_times_s()):
+                self._say_last()
                 return
             else:
                 self._clock.sleep(max(0.05, min(due_s) - self._clock.now_s()))
+
+    def _say_last(self) -> None:
+        """Let what ended at the very last be remembered too; nobody waits for the answers."""
+        if self._mirrors and (order := last_order(self.job_id, self._mirrors)):
+            with suppress(PmrError):  # the job is done, and what came of it is known
+                self._remote.send(order, list(order.rows))
 
     def _due_times_s(self) -> list[float]:
         tracks = self.tracks.values()
@@ -131,14 +142,16 @@ class Follower:
         fresh = [track for track in due if not track.started]
         active = sum(1 for t in self.tracks.values() if t.started and not self._over(t))
         fresh = fresh[: max(0, self._parallelism - active)]
-        if fresh:
-            yield from self._send(self._start_order(fresh), fresh, "start")
+        for some in ([t for t in fresh if not t.joined], [t for t in fresh if t.joined]):
+            if some:
+                yield from self._send(self._start_order(some), some, "start")
         looks = [track for track in due if track.started and not track.looking]
         looks = whole_chunks(looks, self._cadence)
         everybody = self._cadence.few and len(looks) == len(needing)
         if looks and (everybody or gathered(looks, self._cadence, now_s, idle=not self._flights)):
-            order = look_order(self.job_id, looks, self._wanted, self._window_s)
+            order = look_order(self.job_id, looks, self._wanted, self._window_s, self._mirrors)
             yield from self._send(order, looks, "look")
+        yield from self._join(now_s)
         yield from self._move(now_s)
         yield from self._fetch()
 
@@ -148,11 +161,29 @@ class Follower:
             return longest_s
         return self._mover.window_s(track, self._clock.now_s(), longest_s)
 
-    def _move(self, now_s: float) -> Iterator[Happening]:
-        if self._mover is None or any(kind == "queue" for _, kind, _ in self._flights):
+    def _join(self, now_s: float) -> Iterator[Happening]:
+        """Let instances take part that have come since, where something waits."""
+        if self._newcomers is None or now_s < self._join_s or not waiting_tasks(self.tracks):
             return
-        yield from self._mover.notice_lost()
-        if order := self._mover.order(now_s):
+        self._join_s = now_s + JOIN_EVERY_S
+        for host in self._newcomers(self.tracks):
+            self.tracks[host.instance_id] = Track(
+                host, started=False, joined=True, heard_at_s=now_s
+            )
+            self._parallelism += 1
+            yield Joined(host)
+
+    def _move(self, now_s: float) -> Iterator[Happening]:
+        if any(kind == "queue" for _, kind, _ in self._flights):
+            return
+        if self._wanted.live and holds_back(self.tracks.values()):
+            self._order(release_order(self.job_id, self.tracks.values()))
+        elif self._mover is not None:
+            yield from self._mover.notice_lost()
+            self._order(self._mover.order(now_s))
+
+    def _order(self, order: Order | None) -> None:
+        if order:
             sent = self._remote.send(order, list(order.rows))
             self._flights += [(flight, "queue", {}) for flight in sent.flights]
             self._hush(bool(sent.postponed))
@@ -174,6 +205,7 @@ class Follower:
             track = self.tracks[key]
             track.looking = False
             track.started = kind != "start"
+            self._remembered(Reply(key, None))
         self._hush(bool(sent.postponed))
         for reply in sent.refused:
             yield from self._take(reply, kind, [])
@@ -200,22 +232,23 @@ class Follower:
         for flight, kind, asked in ready if self._cadence.few else ready[:1]:
             replies = self._remote.poll(flight, flights=len(self._flights))
             if replies and kind == "bulk":
-                self._round_trip_s = self._clock.now_s() - flight.sent_at_s
+                self._patience.round_trip_s = self._clock.now_s() - flight.sent_at_s
             for reply in replies:
                 if kind == "queue":
                     yield from self._take_moved(reply)
                 else:
                     yield from self._take(reply, kind, asked.get(reply.instance_id, []))
-        yield from self._tell_throttling()
+        yield from self._patience.throttling(self._remote.throttled_s())
         yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
 
     # --- what is asked -------------------------------------------------------------------------
 
     def _start_order(self, tracks: Sequence[Track]) -> Order:
-        if self._start is None:
+        start = self._newcomers.order if self._newcomers and tracks[0].joined else self._start
+        if start is None:
             raise ValueError("nothing to start: every track is started")
-        order = self._start()
+        order = start()
         window_s = self._cadence.first_window_s if self._wanted.live else 0
         rows = {t.host.instance_id: row(t, self._wanted, window_s) for t in tracks}
         return replace(order, rows=rows, window_s=window_s)
@@ -263,6 +296,7 @@ class Follower:
         else:
             track.looking = False
             track.due_at_s = now_s
+            self._remembered(reply)
         if reply.answer is None:
             yield from self._failed(track, reply, kind, asked)
             return
@@ -273,10 +307,12 @@ class Follower:
             return
         if kind != "bulk":
             track.looked = True
+            track.waits = "waits" in reply.answer.facts
             if reply.answer.facts.get("window") == "busy":
                 track.due_at_s = now_s + self._cadence.busy_s
         yield from self._take_events(track, reply.answer)
-        yield from self._take_logs(track, reply.answer, asked)
+        yield from receive_logs(track, reply.answer, asked, self._wanted)
+        yield from self._patience.reads(self.tracks.values())
         if track.promises_only(reply.answer):
             yield from self._give_up(track, REFUSALS["empty"])
         if track.lost_with_runner:
@@ -285,10 +321,17 @@ class Follower:
         elif track.stalled(reply.answer.facts.get("runner", ""), now_s):
             yield from self._give_up(track, REFUSALS["stalled"])
 
+    def _remembered(self, reply: Reply) -> None:
+        if self._mirrors:
+            taken = reply.answer is not None and "mirrored" in reply.answer.facts
+            self._mirrors.answered(reply.instance_id, taken=taken)
+
     def _take_moved(self, reply: Reply) -> Iterator[Happening]:
         # What did not move is planned again, from what the ledgers say.
         if reply.answer is None:
             return
+        # A job that was cancelled does not go on: nobody has to wait for that.
+        self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts
         if self._mover and reply.answer.facts.get("refused") == "cancelled":
             self._mover.stop()
         elif "refused" not in reply.answer.facts:
@@ -299,57 +342,15 @@ class Follower:
             return
         for status in track.log.feed(answer.events.offset, answer.events.data):
             yield TaskChanged(track.host, status)
+            if self._mirrors:
+                self._mirrors.note(track, status)
             if self._mover and (again := self._mover.note(track, status, self._clock.now_s())):
                 yield again
-            wanted = self._wanted.logs
-            if wanted and wanted(status.task) and status.key not in track.cursors:
-                cursor = track.cursors[status.key] = LogCursor(status.key)
-                if not self._wanted.live or status.state.ended or self._wanted.from_end_bytes:
-                    # It is read in bulk, together with others.
-                    cursor.todo.append(Piece(status.key, -self._wanted.from_end_bytes))
+            begin_reading(track, status, self._wanted)
         # A torn last line is read, and not folded; and who gets nothing need not ask again.
         got = answer.events
         told = answer.facts.get("events", "")
         track.behind = bool(got.data) and told.isdecimal() and int(told[:18]) > got.end
-
-    def _take_logs(self, track: Track, answer: Answer, asked: list[Piece]) -> Iterator[Happening]:
-        pieces = {piece.name: piece for piece in asked}
-        raw = 0
-        if reads_at_once(track, self._wanted):
-            first = f"{track.host.tasks[0]}.1"
-            track.cursors.setdefault(first, LogCursor(first))
-        for record in answer.records:
-            # The names of logs become names of files: only those that were asked for count.
-            cursor = track.cursors.get(record.name)
-            if cursor is None:
-                continue
-            raw += len(record.data) if isinstance(record, Chunk) else 0
-            for item in cursor.receive(record, pieces.get(record.name)):
-                yield log_happening(track.host, item)
-            status = track.by_key(record.name)
-            ended = status is not None and status.state.ended
-            cursor.final = ended or track.log.runner_lost
-        for piece in asked:
-            track.cursors[piece.name].asked -= 1
-        if raw > LEAST_BYTES:
-            track.ratio = max(1.0, 0.95 * raw / answer.packed_bytes)
-        yield from self._tell_backlog()
-
-    def _tell_backlog(self) -> Iterator[Happening]:
-        # The first bulk tells how well the logs compress and how long a round trip takes. A wait
-        # is told of again each time that it has doubled, as logs grow while they are read.
-        if not self._round_trip_s:
-            return
-        size, round_trips = backlog(self.tracks.values(), LANES)
-        if (seconds := round_trips * self._round_trip_s) > 2 * self._told_s:
-            self._told_s = seconds
-            yield Backlog(size, seconds)
-
-    def _tell_throttling(self) -> Iterator[Happening]:
-        seconds = self._remote.throttled_s()
-        if seconds > LONG_THROTTLING_S and not self._told_throttling:
-            self._told_throttling = True
-            yield Slowed(seconds)
 
     # --- what goes wrong -----------------------------------------------------------------------
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import NotFound, NotReached
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
 from poormanray.ledger import ID_LENGTH, is_job_id
-from poormanray.manifest import JobSummary, Manifest, decode_manifest, decode_meta
+from poormanray.manifest import Host, JobSummary, Manifest, decode_manifest, decode_meta
 from poormanray.remote import DELIVER_TIMEOUT_S, EVERYONE, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 MOST_JOBS = 100
 MOST_TRIES = 3
-META, MANIFEST = "@meta", "@manifest"
+META, MANIFEST, MIRROR = "@meta", "@manifest", "@mirror"
+ENV, CONTENT = "@env", "@content"
 # What a job's manifest may come to; as much as all of its content (see submit.py).
 MOST_FILE_BYTES = 64 << 20
 # A large answer that does not end a file brings at least this much of it.
@@ -181,7 +183,8 @@ def _first_sound(
         except ValueError as error:
             problems[instance_id] = f"its answer is damaged: {error}"
         else:
-            return Known(summary, manifest, frozenset(answers.keys() - problems), problems)
+            holders = frozenset(answers.keys() - problems)
+            return Known(summary, with_joined(fleet, manifest, holders), holders, problems)
     if foreign:
         raise NotFound(
             f"cluster {fleet.cluster} has no job {job_id}: it is one of cluster {foreign}",
@@ -192,6 +195,33 @@ def _first_sound(
         f"no instance tells sound things of job {job_id}: {instance_id}: {why}",
         f"pmr jobs -n {fleet.cluster} lists the cluster's jobs",
     )
+
+
+def with_joined(fleet: Fleet, manifest: Manifest, holders: Collection[str]) -> Manifest:
+    """Return the manifest with the instances that have joined the job: they have its ledger."""
+    there = {host.instance_id for host in manifest.hosts}
+    joined = tuple(
+        Host(one.host_index, one.instance_id, one.name, ())
+        for one in fleet.ready
+        if one.instance_id in holders and one.instance_id not in there
+    )
+    return replace(manifest, hosts=(*manifest.hosts, *joined))
+
+
+def read_files(
+    fleet: Fleet, job_id: str, name: str, instance_ids: Sequence[str]
+) -> dict[str, bytes]:
+    """Return a file of a job's ledger as instances have it; those that fail at it are left out."""
+    row = f"- 0 0 {SMALL_ANSWER_CHARS} {name}:0"
+    order = Order(Call("observe", (job_id,), 0), {EVERYONE: row}, comment=f"pmr read {job_id}")
+    found = {}
+    for reply in list(fleet.remote.ask(order, instance_ids)):
+        if reply.answer is None or "refused" in reply.answer.facts:
+            continue
+        with suppress(ValueError, NotReached):
+            key = reply.instance_id
+            found[key] = _whole(fleet, job_id, key, reply.answer, name)
+    return found
 
 
 def _ask_for_job(fleet: Fleet, order: Order) -> tuple[dict[str, Answer], dict[str, str]]:
@@ -218,15 +248,16 @@ def _whole(fleet: Fleet, job_id: str, instance_id: str, answer: Answer, name: st
     """Return a whole ledger file: what the first answer has, and the rest in large ones."""
     cursor = LogCursor(name)
     data = bytearray()
-    asked = False
+    asked = found = False
     while True:
         before = len(data)
         for record in answer.records:
             if isinstance(record, Chunk) and record.name == name:
+                found = True
                 cursor.todo.clear()
                 items = cursor.receive(record)
                 data += b"".join(item.data for item in items if isinstance(item, Text))
-        if cursor.size and cursor.delivered >= cursor.size:
+        if found and cursor.delivered >= cursor.size:
             return bytes(data)
         if len(data) > MOST_FILE_BYTES or (asked and len(data) - before < LEAST_PROGRESS_BYTES):
             raise ValueError("it promises more than it brings")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from poormanray.jobs.cadence import Cadence
 from poormanray.jobs.logs import ANSWER_BYTES, Piece, pick
+from poormanray.jobs.mirror import Mirrors
 from poormanray.jobs.track import Track, Wanted
 from poormanray.remote import CHUNK, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
@@ -29,6 +30,16 @@ def needs_look(track: Track, wanted: Wanted) -> bool:
     return not finished and not (track.log.runner_lost and _read_all(track))
 
 
+def waiting_tasks(tracks: Mapping[str, Track]) -> int:
+    """Return how many tasks wait for their turn on instances that can be asked."""
+    return sum(
+        key not in track.log.tasks
+        for track in tracks.values()
+        if not track.gone
+        for key in track.log.open.items()
+    )
+
+
 def _read_all(track: Track) -> bool:
     return all(cursor.final and cursor.caught_up for cursor in track.cursors.values())
 
@@ -49,7 +60,11 @@ def gathered(looks: Sequence[Track], cadence: Cadence, now_s: float, *, idle: bo
 
 
 def look_order(
-    job_id: str, tracks: Sequence[Track], wanted: Wanted, longest_s: Callable[[Track], int]
+    job_id: str,
+    tracks: Sequence[Track],
+    wanted: Wanted,
+    longest_s: Callable[[Track], int],
+    mirrors: Mirrors | None = None,
 ) -> Order:
     """Return the order that looks at instances; the longest wait of any of them is its window."""
     rows = {}
@@ -58,7 +73,8 @@ def look_order(
         waits = wanted.live and not track.all_ended and not track.behind
         window_s = longest_s(track) if waits else 0
         order_s = max(order_s, window_s)
-        rows[track.host.instance_id] = row(track, wanted, window_s)
+        word = mirrors.word_for(track) if mirrors else ""
+        rows[track.host.instance_id] = row(track, wanted, window_s, word)
     return Order(
         Call("observe", (job_id,), 0),
         rows,
@@ -68,8 +84,23 @@ def look_order(
     )
 
 
-def row(track: Track, wanted: Wanted, window_s: int) -> str:
-    """Return what differs between instances: what was read so far, and how long to wait."""
+def last_order(job_id: str, mirrors: Mirrors) -> Order | None:
+    """Return the order that leaves what has not been remembered yet where it will be."""
+    rows = {
+        key: row(track, Wanted(live=False), 0, word)
+        for key, track in mirrors.tracks.items()
+        if (word := mirrors.word_for(track, last=True))
+    }
+    if not rows:
+        return None
+    return Order(Call("observe", (job_id,), 0), rows, comment=f"pmr observe {job_id}")
+
+
+def row(track: Track, wanted: Wanted, window_s: int, mirror: str = "") -> str:
+    """Return what differs between instances: what was read so far, and how long to wait.
+
+    `mirror` is what it is to remember of another one.
+    """
     specs = [
         f"{cursor.name}:{cursor.frontier}"
         for cursor in track.cursors.values()
@@ -79,7 +110,8 @@ def row(track: Track, wanted: Wanted, window_s: int) -> str:
         specs = [f"{track.host.tasks[0]}.1:0"]
     budget = LARGE_ANSWER_CHARS if track.behind else SMALL_ANSWER_CHARS
     wake = int(wanted.wake_on_events)
-    return f"{track.log.offset} {window_s} {wake} {budget} {','.join(specs)}".rstrip()
+    names = ",".join(specs) or "-" * bool(mirror)
+    return f"{track.log.offset} {window_s} {wake} {budget} {names} {mirror}".rstrip()
 
 
 def read_rows(tracks: Iterable[Track]) -> tuple[dict[str, str], dict[str, list[Piece]]]:

@@ -55,13 +55,15 @@ class Turns:
 
     `again` are attempts to begin with, and the instances that had the ones before; `revived` are
     instances whose runner died and whose queue goes on. Both undo a cancel. `left` are attempts
-    that get no other, though their instance is lost.
+    that get no other, though their instance is lost. With `reassign`, what waits on a stopped
+    instance runs elsewhere.
     """
 
     retries: int = 0
     again: Mapping[Key, str] = field(default_factory=dict)
     revived: frozenset[str] = frozenset()
     left: frozenset[Key] = frozenset()
+    reassign: bool = False
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ class Mover:
     def notice_lost(self) -> Iterator[Again]:
         """Take over what instances had that have left EC2."""
         for key, track in self.tracks.items():
-            if not _gone(track):
+            if not self._gone(track):
                 continue
             had = [*track.log.open.items(), *(k for k, at in self._unsettled() if at is track)]
             had += [k for k, at in self.orphans.items() if at == key]
@@ -139,11 +141,11 @@ class Mover:
         """Return when something is to be moved, if nothing else happens; None for nothing."""
         if not self._able():
             return None
-        due = [at_s for at_s, _ in self.waiting.values()]
+        due = [at_s for at_s, at in self.waiting.values() if not self._rests(at)]
         if (
             self.revived
-            or self.orphans
-            or any(not _gone(target) for _, target in self._unsettled())
+            or any(not self._rests(at) for at in self.orphans.values())
+            or any(not target.gone for _, target in self._unsettled())
         ):
             due.append(now_s)
         return max(min(due), self.next_s) if due else None
@@ -156,7 +158,7 @@ class Mover:
         if not adopts and not gives:
             gives = self._balanced(now_s)
         rows = {
-            key: _row(self.tracks[key], adopts.get(key), gives.get(key, {}))
+            key: queue_row(self.tracks[key], adopts.get(key), gives.get(key, {}))
             for key in {**adopts, **gives}
         }
         if not rows:
@@ -165,9 +167,13 @@ class Mover:
         self.revived.clear()
         return Order(Call("queue", self._words(), 0), rows, comment=f"pmr queue {self.job_id}")
 
+    @property
+    def _begins(self) -> bool:
+        """Say whether the job goes on where it had ended: orders undo a cancel."""
+        return bool(self.turns.again or self.turns.revived)
+
     def _words(self) -> tuple[str, ...]:
-        begins = self.turns.again or self.turns.revived
-        return (self.job_id, "resume") if begins else (self.job_id,)
+        return (self.job_id, "resume") if self._begins else (self.job_id,)
 
     def window_s(self, track: Track, now_s: float, longest_s: int) -> int:
         """Return how long a look may wait, so that an instance is seen before it runs dry."""
@@ -181,8 +187,12 @@ class Mover:
         adopts: dict[str, list[Key]] = {key: [] for key in self.revived}
         gives: dict[str, dict[int, list[Key]]] = {}
         self._assign_orphans()
-        unsettled = [(k, at.host.instance_id) for k, at in self._unsettled() if not _gone(at)]
-        adopted = [(key, at) for key, at in self.orphans.items() if self.tracks[at].looked]
+        unsettled = [(k, at.host.instance_id) for k, at in self._unsettled() if not at.gone]
+        adopted = [
+            (key, at)
+            for key, at in self.orphans.items()
+            if self.tracks[at].looked and not self._rests(at)
+        ]
         for key, where in [*unsettled, *adopted]:
             if len(adopts.setdefault(where, [])) < MOST_KEYS:
                 adopts[where].append(key)
@@ -190,9 +200,11 @@ class Mover:
             there = self.tracks[source]
             if there.log.knows(key):
                 del self.waiting[key]
-            elif _gone(there):
+            elif self._gone(there):
                 del self.waiting[key]
                 self.orphans[key] = ""
+            elif there.suspended:
+                continue
             elif due_s <= now_s and len(adopts.setdefault(source, [])) < MOST_KEYS:
                 adopts[source].append(key)
                 if target := self._freest(now_s, {source}):
@@ -204,7 +216,7 @@ class Mover:
         for key, chosen in list(self.orphans.items()):
             if chosen and self.tracks[chosen].log.knows(key):
                 del self.orphans[key]
-            elif not chosen or _gone(self.tracks[chosen]):
+            elif not chosen or self._gone(self.tracks[chosen]):
                 self.orphans[key] = self._adopter(key)
 
     def _adopter(self, key: Key) -> str:
@@ -216,7 +228,7 @@ class Mover:
         def draw(instance_id: str) -> bytes:
             return hashlib.sha256(f"{self.job_id} {key} {instance_id}".encode()).digest()
 
-        return max((at for at, track in self.tracks.items() if not track.problem), key=draw)
+        return max((at for at, track in self.tracks.items() if self._takes(track)), key=draw)
 
     def _unsettled(self) -> Iterator[tuple[Key, Track]]:
         """Yield what was given to an instance that has not adopted it yet."""
@@ -251,11 +263,24 @@ class Mover:
 
     # --- what is known of the instances --------------------------------------------------------
 
+    def _gone(self, track: Track) -> bool:
+        """Say whether what an instance had runs elsewhere: it is lost, or somebody wants so."""
+        return track.gone and (not track.suspended or self.turns.reassign)
+
+    def _rests(self, instance_id: str) -> bool:
+        """Say whether an instance is stopped, and what it has stays there."""
+        track = self.tracks.get(instance_id)
+        return track is not None and track.suspended and not self.turns.reassign
+
     def _able(self) -> bool:
         return not self.stopped and bool(self._working())
 
     def _working(self) -> list[Track]:
-        return [one for one in self.tracks.values() if not one.problem and one.looked]
+        return [one for one in self.tracks.values() if one.looked and self._takes(one)]
+
+    def _takes(self, track: Track) -> bool:
+        """Say whether an instance takes tasks; a cancel may have reached only some of them."""
+        return not track.problem and (self._begins or not track.log.cancelled)
 
     def _freest(self, now_s: float, but: set[str]) -> Track | None:
         others = [one for one in self._working() if one.host.instance_id not in but]
@@ -273,7 +298,7 @@ class Mover:
         )
         waiting = len(track.log.open) - running
         slots = track.log.slots or 1
-        if track.problem:
+        if not self._takes(track):
             return Load(waiting, running, 0.0)
         prior_s = self.all_tasks.mean_s(1.0)
         mean_s = self.paces.get(track.host.instance_id, Pace()).mean_s(prior_s)
@@ -281,11 +306,6 @@ class Mover:
         # What was seen is old by now: it has gone on.
         gone_on = int((now_s - track.heard_at_s) * rate)
         return Load(max(0, waiting - gone_on), min(slots, running or slots), rate)
-
-
-def _gone(track: Track) -> bool:
-    """Say whether an instance is lost for good, with what it had."""
-    return track.gone and not track.suspended
 
 
 def _last_waiting(
@@ -302,7 +322,11 @@ def _last_waiting(
     return found
 
 
-def _row(track: Track, adopts: list[Key] | None, gives: Mapping[int, list[Key]]) -> str:
+def queue_row(track: Track, adopts: list[Key] | None, gives: Mapping[int, list[Key]]) -> str:
+    """Return an instance's row of a `queue` order: what it adopts, and gives to which hosts.
+
+    Nothing to adopt (an empty list) lets it go on with what waits there; None leaves it as it is.
+    """
     words = ",".join(
         f"{index}:{encode_keys(keys).replace(',', '/')}" for index, keys in gives.items()
     )

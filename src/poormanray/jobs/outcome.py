@@ -12,6 +12,7 @@ from poormanray.manifest import Host, Manifest
 
 # Of a task that one instance has given away, and no other is known to have.
 BETWEEN = "on its way to another instance"
+WENT_TO_LOST = "it was given to an instance that is gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]
     one that is stopped that holds for what was running; what waits there goes on after a start.
     """
     newest: dict[int, tuple[tuple[int, bool, bool], Outcome]] = {}
+    tracks = list(tracks)
     for track in tracks:
-        for outcome in _of_instance(track, names):
+        for outcome in _of_instance(track, names, tracks):
             rank = _rank(outcome, track)
             if outcome.task not in newest or rank > newest[outcome.task][0]:
                 newest[outcome.task] = (rank, outcome)
@@ -49,10 +51,13 @@ def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool]:
     """Return what makes one instance's word on a task newer than another's."""
     key = (outcome.task, outcome.status.attempt)
     # Who was to have it from the start may have given it away since it was last heard.
-    return outcome.status.attempt, outcome.why != BETWEEN, track.log.knows(key)
+    between = outcome.why in (BETWEEN, WENT_TO_LOST)
+    return outcome.status.attempt, not between, track.log.knows(key)
 
 
-def _of_instance(track: Track, names: Mapping[int, str]) -> Iterator[Outcome]:
+def _of_instance(
+    track: Track, names: Mapping[int, str], tracks: Iterable[Track]
+) -> Iterator[Outcome]:
     for task in track.tasks:
         name = names.get(task, str(task))
         status = track.log.status(task)
@@ -64,11 +69,23 @@ def _of_instance(track: Track, names: Mapping[int, str]) -> Iterator[Outcome]:
         elif track.problem and not status.state.ended:
             status, why = replace(status, state=TaskState.LOST), track.problem
         yield Outcome(task, name, track.host, status, why)
-    # Whoever has adopted it knows better. After a cancel nobody will.
-    state = TaskState.CANCELLED if track.log.cancelled else TaskState.PENDING
-    for task, attempt in track.log.given:
+    if not track.log.given:
+        return
+    # Whoever has adopted it knows better.
+    targets = {one.host.host_index: one for one in tracks}
+    for (task, attempt), index in track.log.given.items():
+        state, why = _underway(track, targets.get(index))
         status = TaskStatus(task, attempt, state)
-        yield Outcome(task, names.get(task, str(task)), track.host, status, BETWEEN)
+        yield Outcome(task, names.get(task, str(task)), track.host, status, why)
+
+
+def _underway(source: Track, target: Track | None) -> tuple[TaskState, str]:
+    """Return what is known of a task that one instance gave away and none has adopted."""
+    if target is not None and target.gone and not target.suspended:
+        return TaskState.LOST, WENT_TO_LOST
+    # After a cancel nobody will adopt it; the cancel may have reached only one of them.
+    cancelled = source.log.cancelled or (target is not None and target.log.cancelled)
+    return TaskState.CANCELLED if cancelled else TaskState.PENDING, BETWEEN
 
 
 @dataclass(frozen=True, slots=True)

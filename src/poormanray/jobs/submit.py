@@ -117,7 +117,15 @@ def pack(job: Job) -> Parcel:
     Raises:
         UsageProblem: it is too large to travel without a bucket.
     """
-    sections = encode_sections(job)
+    return pack_sections(job, encode_sections(job))
+
+
+def pack_sections(job: Job, sections: Sequence[tuple[str, bytes]]) -> Parcel:
+    """Compress the sections of a job, as `pack` does.
+
+    Raises:
+        UsageProblem: they are too large to travel without a bucket.
+    """
     data = gzip.compress(b"".join(part for _, part in sections), 9, mtime=0)
     sizes = tuple((name, len(part)) for name, part in sections)
     digest = hashlib.sha256(data).hexdigest()

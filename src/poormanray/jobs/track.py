@@ -112,12 +112,28 @@ class Halted:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """An instance that was not there when the job was submitted takes part from now on."""
+
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What one look brought has been told."""
 
 
 Happening = (
-    Looked | Again | Halted | TaskChanged | LogText | LogGap | HostProblem | Backlog | Slowed
+    Looked
+    | Again
+    | Halted
+    | Joined
+    | TaskChanged
+    | LogText
+    | LogGap
+    | HostProblem
+    | Backlog
+    | Slowed
 )
 
 
@@ -144,6 +160,8 @@ class Track:
     `ratio`: how well its logs compress; `meagre`: answers in a row that brought next to nothing
     of what they say there is; `problem`: why nothing more is expected of it; `gone`: it
     cannot even be asked; `suspended`: it is stopped, and what waits there can go on after a start;
+    `joined`: it came after the job was submitted;
+    `waits`: after a reboot, for a client that has seen what others took over meanwhile;
     `unknown_looks`: looks that found that it does not know the job (yet);
     `read_failures`: requests for bulk that failed in a row, which makes the next wait longer.
     """
@@ -165,6 +183,8 @@ class Track:
     gone: bool = False
     stalled_since_s: float | None = None
     suspended: bool = False
+    waits: bool = False
+    joined: bool = False
     unknown_looks: int = 0
     read_failures: int = 0
     read_due_s: float = 0.0

@@ -38,7 +38,7 @@ size_of() { # file; sets SIZE, 0 where there is none
 ledger_file() { # name in a request; sets FILE
     case $1 in
         @meta) FILE=$JOB_DIR/meta ;;
-        @manifest) FILE=$JOB_DIR/manifest ;;
+        @manifest | @env | @content | @mirror) FILE=$JOB_DIR/${1#@} ;;
         *) FILE=$JOB_DIR/logs/$1 ;;
     esac
 }

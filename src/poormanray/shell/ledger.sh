@@ -238,7 +238,9 @@ settle() { # writes LOST for what a dead runner was running; once, under the job
             event E "$NOW" "${key%.*}" "${key#*.}" - "$FATE"
         done
         if [[ $FATE == rebooted ]]; then
-            # The queue is intact: with the next look another runner goes on with it.
+            # The queue is intact. Another runner goes on with it once a client has looked: some of
+            # what waits here may have been given to others meanwhile.
+            : >"$JOB_DIR/waits"
             rm -f "$JOB_DIR/runner"
             RUNNER=new
         else

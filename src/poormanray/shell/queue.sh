@@ -32,6 +32,11 @@ adopt() { # task.attempt,...; queues what is not queued yet; the caller holds th
     room_for_events "$JOB_DIR"
 }
 
+remember() { # words; what has ended on another instance, should that one be lost
+    checksum "$1"
+    printf '%s %s\n' "$1" "$SUM" >>"$JOB_DIR/mirror" && fact mirrored 1
+}
+
 unclaimed() { # true when something waits in the queue
     local task attempt
     [[ ! -e $JOB_DIR/cancel ]] || return

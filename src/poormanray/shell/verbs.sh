@@ -24,6 +24,7 @@ runner_facts() {
     runner_state
     fact runner "$RUNNER"
     [[ $RUNNER == dead ]] && settle
+    [[ ! -e $JOB_DIR/waits ]] || fact waits 1
     size_of "$JOB_DIR/events"
     fact events "$SIZE"
 }
@@ -131,7 +132,7 @@ launch() { # starts the runner unless it was started before; the caller holds th
     local scope=() session=pmr-$CALL_JOB
     open_job "$CALL_JOB" || return
     runner_state
-    [[ $RUNNER == new ]] || return 0
+    [[ $RUNNER == new && ! -e $JOB_DIR/waits ]] || return 0
     # The runner's own lock makes a second launch harmless, if it comes to that.
     LAUNCHED=1
     if [[ -d /run/systemd/system ]] && command -v systemd-run >/dev/null; then
@@ -258,8 +259,8 @@ wait_for_news() { # window in seconds; ends early when the job is over, or soon 
     exec {EVENTS_FD}<&-
 }
 
-verb_observe() { # job; the row says: events offset, window, wake on events, budget, logs
-    local window watch
+verb_observe() { # job; the row says: events offset, window, wake on events, budget, logs, mirror
+    local window watch mirror
     if ! open_job "$1"; then
         fact refused no-such-job
         WANTED=
@@ -267,11 +268,15 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
         return
     fi
     settle
-    # A reboot leaves a job without a runner, and so does a client that died before the launch.
+    # A client that died before the launch leaves a job without a runner.
     [[ -e $JOB_DIR/runner || -n ${LAUNCHED-} ]] || { CALL_JOB=$1 && launch; }
     my_row
-    read -r EVENTS_AT window EVENTS_WAKE BUDGET WANTED <<<"$ROW"
+    read -r EVENTS_AT window EVENTS_WAKE BUDGET WANTED mirror <<<"$ROW"
     [[ $EVENTS_AT == - ]] && EVENTS_AT=
+    [[ $WANTED == - ]] && WANTED=
+    [[ -z $mirror ]] || remember "$mirror"
+    # Whoever is to say that it may go on does so after this answer.
+    [[ ! -e $JOB_DIR/waits ]] || window=0
     exec {watch}>"$JOB_DIR/watch"
     if ((window > 0)); then
         if flock -n "$watch"; then
@@ -308,17 +313,19 @@ verb_queue() { # job, and "resume" to undo a cancel; the row says: events offset
             give_away "${one%%:*}" "${one#*:}"
         done
         exec {lock}>&-
-        [[ $adopts == - ]] || run_again
+        [[ $adopts == - ]] || run_again "$adopts"
         runner_facts
     fi
     answer "$SMALL"
 }
 
-run_again() { # a runner for what was adopted, if there is none any more
+run_again() { # what was adopted; a runner for it, if there is none any more
     local lock
     exec {lock}>"$PMR_ROOT/lock"
     flock "$lock"
     CALL_JOB=$JOB
+    # After a reboot it takes a client that has seen what was given to others meanwhile.
+    [[ $1 != + ]] || rm -f "$JOB_DIR/waits"
     runner_state
     if [[ $RUNNER == 'done' || $RUNNER == dead ]] && unclaimed; then
         rm -f "$JOB_DIR/done" "$JOB_DIR/runner" "$JOB_DIR/settled"

@@ -1,0 +1,47 @@
+"""Which logs are read, and what an answer brings of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from poormanray.envelope import Answer, Chunk
+from poormanray.jobs.logs import LEAST_BYTES, LogCursor, Piece
+from poormanray.jobs.looks import reads_at_once
+from poormanray.jobs.track import Happening, Track, Wanted, log_happening
+from poormanray.ledger import TaskStatus
+
+
+def begin_reading(track: Track, status: TaskStatus, wanted: Wanted) -> None:
+    """Read an attempt's log from now on, if it is wanted and not read yet."""
+    if not (wanted.logs and wanted.logs(status.task)) or status.key in track.cursors:
+        return
+    cursor = track.cursors[status.key] = LogCursor(status.key)
+    if not wanted.live or status.state.ended or wanted.from_end_bytes:
+        # It is read in bulk, together with others.
+        cursor.todo.append(Piece(status.key, -wanted.from_end_bytes))
+
+
+def receive_logs(
+    track: Track, answer: Answer, asked: Sequence[Piece], wanted: Wanted
+) -> Iterator[Happening]:
+    """Yield what an answer brings of an instance's logs; `asked` are the pieces it is for."""
+    pieces = {piece.name: piece for piece in asked}
+    raw = 0
+    if reads_at_once(track, wanted):
+        first = f"{track.host.tasks[0]}.1"
+        track.cursors.setdefault(first, LogCursor(first))
+    for record in answer.records:
+        # The names of logs become names of files: only those that were asked for count.
+        cursor = track.cursors.get(record.name)
+        if cursor is None:
+            continue
+        raw += len(record.data) if isinstance(record, Chunk) else 0
+        for item in cursor.receive(record, pieces.get(record.name)):
+            yield log_happening(track.host, item)
+        status = track.by_key(record.name)
+        ended = status is not None and status.state.ended
+        cursor.final = ended or track.log.runner_lost
+    for piece in asked:
+        track.cursors[piece.name].asked -= 1
+    if raw > LEAST_BYTES:
+        track.ratio = max(1.0, 0.95 * raw / answer.packed_bytes)

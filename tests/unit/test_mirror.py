@@ -1,0 +1,119 @@
+"""What has ended on one instance is remembered by another, whatever becomes of the looks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poormanray.jobs.mirror import MOST_CHARS, REASON, Mirrors, decode, encode, learn
+from poormanray.jobs.outcome import outcomes
+from poormanray.jobs.track import Track
+from poormanray.ledger import TaskState, TaskStatus, checksum
+from poormanray.manifest import Host
+
+STATUSES = st.lists(
+    st.builds(
+        TaskStatus,
+        task=st.integers(0, 99_999),
+        attempt=st.integers(1, 9),
+        state=st.sampled_from([state for state in TaskState if state.ended]),
+        exit_code=st.one_of(st.none(), st.integers(0, 255)),
+    ).map(lambda one: replace(one, exit_code=0) if one.state is TaskState.SUCCEEDED else one),
+    max_size=60,
+    unique_by=lambda one: one.task,
+)
+
+
+def line(word: str) -> bytes:
+    return f"{word} {checksum(word)}\n".encode()
+
+
+def keys(statuses: list[TaskStatus]) -> set[tuple[int, int, TaskState, int | None]]:
+    return {(one.task, one.attempt, one.state, one.exit_code) for one in statuses}
+
+
+@given(STATUSES, st.integers(0, 2000))
+def test_it_is_read_as_it_was_written(statuses: list[TaskStatus], host: int) -> None:
+    told = decode(line(encode(host, statuses)))
+    assert keys(told.get(host, [])) == keys(statuses)
+    assert " " not in encode(host, statuses)
+
+
+@given(st.binary(max_size=200), STATUSES)
+def test_damaged_lines_say_nothing(noise: bytes, statuses: list[TaskStatus]) -> None:
+    data = noise.replace(b"\n", b"") + b"\n" + line(encode(3, statuses))
+    assert keys(decode(data).get(3, [])) >= keys(statuses)
+    assert not decode(line(encode(3, statuses))[:-3])
+    for word in ("1/0-999999999/", "1//5.1.0.X", "1//5.1.999.S", "1//5.5000.0.S", "x/1/", "1//5"):
+        assert not any(decode(line(word)).values())
+
+
+def look(mirrors: Mirrors, disks: dict[str, list[TaskStatus]], fate: str) -> None:
+    """Let every instance be looked at once, and write down what it is told if it is taken."""
+    for key, track in mirrors.tracks.items():
+        if track.gone:
+            continue
+        word = mirrors.word_for(track)
+        assert len(word) <= MOST_CHARS
+        if word and fate == "taken":
+            disks[key] += [one for some in decode(line(word)).values() for one in some]
+        mirrors.answered(key, taken=fate == "taken")
+
+
+@settings(max_examples=80)
+@given(
+    st.integers(2, 5),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 40)), max_size=12),
+    st.lists(st.sampled_from(["taken", "lost"]), max_size=30),
+    st.integers(0, 4),
+)
+def test_nothing_is_forgotten(
+    count: int, ends: list[tuple[int, int]], fates: list[str], dies: int
+) -> None:
+    tracks = {f"i-{n}": Track(Host(n, f"i-{n}", f"c-{n}", (n,))) for n in range(count)}
+    for track in tracks.values():
+        track.looked = True
+    mirrors = Mirrors(tracks)
+    disks: dict[str, list[TaskStatus]] = {key: [] for key in tracks}
+    number = 100
+    wanted: dict[str, set[int]] = {key: set() for key in tracks}
+    for at, size in ends:
+        source = tracks[f"i-{at % count}"]
+        for _ in range(size):
+            number += 3
+            mirrors.note(source, TaskStatus(number, 1 + number % 2, TaskState.FAILED, 1))
+            wanted[source.host.instance_id].add(number)
+
+    for fate in fates:
+        look(mirrors, disks, fate)
+    gone = tracks[f"i-{dies % count}"]
+    gone.gone, gone.problem = True, "it is terminated"
+    del disks[gone.host.instance_id]
+    for _ in range(100):
+        look(mirrors, disks, "taken")
+    remembered = {one.task for disk in disks.values() for one in disk}
+    alive = [key for key in tracks if key != gone.host.instance_id]
+    if len(alive) > 1:
+        assert remembered >= set().union(*wanted.values())
+    else:
+        # Nobody remembers for itself.
+        assert remembered >= wanted[gone.host.instance_id]
+
+
+def test_a_lost_instance_s_ends_are_known_from_another() -> None:
+    gone = Track(Host(0, "i-0", "c-0", (0, 1, 2)), problem="it is terminated", gone=True)
+    other = Track(Host(1, "i-1", "c-1", (3,)))
+    told = decode(line(encode(0, [TaskStatus(0, 1, TaskState.SUCCEEDED, 0)])))
+    told[0].append(TaskStatus(9, 2, TaskState.FAILED, 7, REASON))
+    learn([gone, other], told)
+    found = {one.task: (one.state, one.status.exit_code) for one in outcomes([gone, other], {})}
+    assert found == {
+        0: (TaskState.SUCCEEDED, 0),
+        1: (TaskState.LOST, None),
+        2: (TaskState.LOST, None),
+        3: (TaskState.PENDING, None),
+        9: (TaskState.FAILED, 7),
+    }
+    assert not other.log.tasks
