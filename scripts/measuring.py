@@ -80,6 +80,18 @@ class Cloud:
             start_new_session=True,
         )
 
+    def start_into(self, path: Path, *args: str | Path) -> subprocess.Popen[bytes]:
+        """Start `pmr ARGS`; its stdout goes to a file, and its stderr to one beside it."""
+        with path.open("wb") as out, path.with_suffix(".err").open("wb") as err:
+            return subprocess.Popen(
+                [PMR, *args],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self.environment(),
+                start_new_session=True,
+            )
+
     def calls(self, service: str = "ssm") -> Counter[str]:
         """Return how often each operation of a service was called so far."""
         told = json.loads(self("local", "status", "--json").stdout)
