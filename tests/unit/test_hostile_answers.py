@@ -186,12 +186,13 @@ def test_what_is_no_answer_is_damaged_and_exit_code_4() -> None:
         said(part(0, b"not a whole line", 10**17)),
         said(part(0, line("S 1.0 0 1 0 1 1 b")), chunk("0.1", 0, b"", 10**17)),
         said(part(0, line("S 1.0 0 1 0 1 1 b")), chunk("0.1", 0, b"x", 10**17)),
+        said(part(0, line("S 1.0 0 1 0 1 1 b"))),
         said(part(0, line("S 1.0 0 1 0 1 1 b")), b"h 0.1 0 10\n" + chunk("0.1", 10, b"x", 10**17)),
     ],
-    ids=["none", "empty line", "half a line", "no log", "little log", "hole"],
+    ids=["none", "empty line", "half a line", "no log", "little log", "left out", "hole"],
 )
 def test_promises_without_end_come_to_an_end(lie: str) -> None:
-    done = said(part(0, line("E 2.0 1 1 0 exit 1.0 0")))
+    done = said(part(0, line("E 2.0 1 1 0 exit 1.0 0")), chunk("1.1", 0, b"true\n"))
     wanted = Wanted(lambda _task: True, live=False)
     follower, _ = followed(Ssm({ME: [lie], YOU: [done]}), wanted, again=False)
     assert follower.tracks[YOU].problem == ""

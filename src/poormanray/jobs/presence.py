@@ -24,6 +24,8 @@ class Presence:
         self._every_s = every_s
         self._asked_s = float("-inf")
         self._seen: dict[str, tuple[InstanceState, str]] = {}
+        # Instances that EC2 did not show at all, and when that was first so.
+        self._missing: dict[str, float] = {}
 
     def ended_words(self, track: Track, all_ids: Collection[str]) -> str:
         """Return how EC2 has ended an instance or stopped it, "" if not; marks it `suspended`."""
@@ -34,7 +36,11 @@ class Presence:
                 self._seen = self._states(list(all_ids))
             except Throttled:
                 return ""  # it is asked again
+            for key in self._seen:
+                self._missing.pop(key, None)
         key = track.host.instance_id
+        if key not in self._seen and self._missing.setdefault(key, self._asked_s) == self._asked_s:
+            return ""  # EC2's answers are only in time consistent: one of them is no proof
         state, reason = self._seen.get(key, (InstanceState.TERMINATED, ""))
         if state in (InstanceState.PENDING, InstanceState.RUNNING):
             return ""

@@ -41,7 +41,12 @@ def receive_logs(
         status = track.by_key(record.name)
         ended = status is not None and status.state.ended
         cursor.final = ended or track.log.runner_lost
+    answered = {record.name for record in answer.records}
+    missing = [piece for piece in asked if piece.name not in answered]
+    track.put_back(missing)
+    track.omitted = track.omitted + 1 if missing else 0
     for piece in asked:
-        track.cursors[piece.name].asked -= 1
+        if piece.name in answered:
+            track.cursors[piece.name].asked -= 1
     if raw > LEAST_BYTES:
         track.ratio = max(1.0, 0.95 * raw / answer.packed_bytes)

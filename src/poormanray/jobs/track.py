@@ -158,7 +158,8 @@ class Track:
     `looking`: a look that may wait is under way; `looked`: at least one has been answered;
     `behind`: its ledger has events that did not fit; `lanes`: requests for bulk under way;
     `ratio`: how well its logs compress; `meagre`: answers in a row that brought next to nothing
-    of what they say there is; `problem`: why nothing more is expected of it; `gone`: it
+    of what they say there is; `omitted`: such that left out logs that were asked for;
+    `problem`: why nothing more is expected of it; `gone`: it
     cannot even be asked; `suspended`: it is stopped, and what waits there can go on after a start;
     `joined`: it came after the job was submitted;
     `waits`: after a reboot, for a client that has seen what others took over meanwhile;
@@ -177,6 +178,7 @@ class Track:
     ratio: float = 3.0
     failures: int = 0
     meagre: int = 0
+    omitted: int = 0
     heard_at_s: float = 0.0
     due_at_s: float = 0.0
     problem: str = ""
@@ -200,7 +202,7 @@ class Track:
         chunks = [record for record in answer.records if isinstance(record, Chunk)]
         brought = sum(len(chunk.data) for chunk in (*chunks, *filter(None, [answer.events])))
         self.meagre = self.meagre + 1 if more and brought < LEAST_BROUGHT_BYTES else 0
-        return self.meagre > MOST_MEAGRE
+        return max(self.meagre, self.omitted) > MOST_MEAGRE
 
     def status(self, task: int) -> TaskStatus:
         """Return the newest attempt of a task, PENDING where the ledger has none."""

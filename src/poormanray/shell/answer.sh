@@ -31,8 +31,10 @@ take() { # file offset count; that part on stdout
     tail -c "+$(($2 + 1))" "$1" | head -c "$3"
 }
 
-size_of() { # file; sets SIZE, 0 where there is none
-    SIZE=$(stat -c %s "$1" 2>/dev/null) || SIZE=0
+size_of() { # file; sets SIZE, 0 where there is none; false where it cannot be told
+    SIZE=$(stat -c %s "$1" 2>/dev/null) && return
+    SIZE=0
+    [[ ! -e $1 ]]
 }
 
 ledger_file() { # name in a request; sets FILE
@@ -59,7 +61,8 @@ skip_hole() { # name; moves AT over what the log's cap has removed, shortens LEF
 add_log() { # name offset most; a record on stdout; lowers ROOM
     local name=$1 AT=$2 most=$3 LEFT
     ledger_file "$name"
-    size_of "$FILE"
+    # What is not answered is asked for again.
+    size_of "$FILE" || return 0
     # A negative offset counts from the end.
     ((AT < 0)) && AT=$((SIZE + AT < 0 ? 0 : SIZE + AT))
     ((AT > SIZE)) && printf 't %s %s %s\n' "$name" "$AT" "$SIZE" && AT=0
@@ -77,8 +80,7 @@ body() { # room for events and logs, in bytes; the whole body on stdout; sets US
     USED=0
     cat "$BOX/facts"
     [[ -n ${JOB_DIR-} && -d $JOB_DIR ]] || return 0
-    if [[ -n ${EVENTS_AT-} ]]; then
-        size_of "$JOB_DIR/events"
+    if [[ -n ${EVENTS_AT-} ]] && size_of "$JOB_DIR/events"; then
         count=$((SIZE - EVENTS_AT))
         ((count > ROOM)) && count=$ROOM && MORE=1
         ROOM=$((ROOM - count))

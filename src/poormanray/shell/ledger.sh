@@ -33,6 +33,7 @@ boot_id() { # sets BOOT
 
 fields_of() { # pid; sets FIELDS to what /proc/<pid>/stat says after the command's name
     local stat=
+    FIELDS=()
     # Whoever runs a program chooses that name: it may hold brackets, spaces and newlines.
     { IFS= read -r -d '' stat </proc/"$1"/stat || [[ -n $stat ]]; } 2>/dev/null || return 1
     # shellcheck disable=SC2206 # splitting into fields is meant
@@ -107,8 +108,11 @@ runner_state() { # sets RUNNER to new, running, done or dead
     read -r pid start boot <"$JOB_DIR/runner"
     boot_id
     RUNNER=dead FATE=lost
-    [[ $boot == "$BOOT" ]] || FATE=rebooted
-    if [[ $boot == "$BOOT" ]] && started_at "$pid" && [[ $STARTED == "$start" ]]; then
+    # What cannot be read now says nothing: a machine that is out of memory may have both.
+    [[ $boot == "$BOOT" || $BOOT == none ]] || FATE=rebooted
+    if [[ $FATE == lost ]] && started_at "$pid" && [[ $STARTED == "$start" ]]; then
+        RUNNER=running
+    elif [[ $FATE == lost && ${#FIELDS[@]} == 0 && -e /proc/$pid ]]; then
         RUNNER=running
     elif [[ -e $JOB_DIR/done ]]; then
         # It ended between the two looks.

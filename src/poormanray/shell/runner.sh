@@ -113,6 +113,21 @@ fill_places() { # folder task.attempt...
     }
 }
 
+forget_places() { # what was placed before a power loss may be torn: nobody waited until it was on disk
+    local task attempt placed_in='' torn=("$JOB_DIR"/scripts/*) at
+    if [[ -e $JOB_DIR/placed-in ]]; then
+        read -r placed_in <"$JOB_DIR/placed-in"
+        [[ $placed_in != "$BOOT" ]] || return 0
+        while read -r task attempt; do
+            [[ -e $JOB_DIR/claims/$task.$attempt ]] || torn+=("$PMR_ROOT/work/$JOB/$task.$attempt")
+        done <"$JOB_DIR/queue"
+        for ((at = 0; at < ${#torn[@]}; at += 256)); do
+            rm -rf -- "${torn[@]:at:256}"
+        done
+    fi
+    printf '%s\n' "$BOOT" >"$JOB_DIR/placed-in"
+}
+
 places_ahead() { # for what is queued, in its order, while the first tasks run already
     local task attempt more=1 most=16 keys
     # Copies of helper files would fill the disk long before they are of use.
@@ -285,9 +300,9 @@ cap_logs() { # keeps the head and the newest part of a log; the middle becomes a
         key=${key##*/}
         from=$(((half + 4095) / 4096 * 4096)) upto=$(((size - half) / 4096 * 4096))
         # The hole is on record before it is made: a reader never takes zeros for the log.
-        printf '%s %s\n' "$from" "$upto" >"$JOB_DIR/holes/$key.new"
-        mv -f "$JOB_DIR/holes/$key.new" "$JOB_DIR/holes/$key"
-        fallocate --punch-hole --offset "$from" --length $((upto - from)) "$JOB_DIR/logs/$key"
+        printf '%s %s\n' "$from" "$upto" >"$JOB_DIR/holes/$key.new" &&
+            mv -f "$JOB_DIR/holes/$key.new" "$JOB_DIR/holes/$key" &&
+            fallocate --punch-hole --offset "$from" --length $((upto - from)) "$JOB_DIR/logs/$key"
     done 2>/dev/null < <(stat -c '%s %n' -- "${logs[@]}")
 }
 
@@ -354,6 +369,7 @@ runner() { # job
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
     rm -f "$JOB_DIR/placed"
+    forget_places
     places_ahead 2>>"$JOB_DIR/errors" &
     PLACER=$!
     monitor &

@@ -25,8 +25,8 @@ runner_facts() {
     fact runner "$RUNNER"
     [[ $RUNNER == dead ]] && settle
     [[ ! -e $JOB_DIR/waits ]] || fact waits 1
-    size_of "$JOB_DIR/events"
-    fact events "$SIZE"
+    size_of "$JOB_DIR/events" && fact events "$SIZE"
+    return 0
 }
 
 # --- start -----------------------------------------------------------------------------------
@@ -64,7 +64,8 @@ unpack() { # into a folder of its own; the commit is one rename
         gather "$new/bundle.gz" || return
     read -r sum _ < <(sha256sum "$new/bundle.gz")
     [[ $sum == "$DIGEST" ]] || { REFUSAL=digest; return 1; }
-    gzip -dc <"$new/bundle.gz" | sections "$new" || return
+    # A part that ends too soon would be a script that does too little.
+    (set -o pipefail && gzip -dc <"$new/bundle.gz" | sections "$new") || return
     rm -f "$new/bundle.gz"
     my_queue "$new/manifest" >"$new/queue" &&
         head -c "$LIBRARY_SIZE" "$SEND" >"$new/library.sh" &&
@@ -348,9 +349,9 @@ cancel_pending() { # task or ""; claims what has not started, so that it never w
     done <"$JOB_DIR/queue"
 }
 
-cancel_all() { # nothing of the job starts any more
-    [[ ! -e $JOB_DIR/cancel ]] || return
-    : >"$JOB_DIR/cancel"
+cancel_all() { # nothing of the job starts any more; false where that cannot be written down
+    [[ ! -e $JOB_DIR/cancel ]] || return 0
+    { : >"$JOB_DIR/cancel"; } 2>/dev/null || { rm -f "$JOB_DIR/reserve" && : >"$JOB_DIR/cancel"; } || return
     now
     event J "$NOW" cancelled
 }
@@ -367,8 +368,9 @@ verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goe
     WANTED='' EVENTS_AT='' CANCELLED=0
     if ! open_job "$1"; then
         fact refused no-such-job
+    elif [[ -z $only ]] && ! cancel_all; then
+        fact refused disk
     else
-        [[ -n $only ]] || cancel_all
         cancel_pending "$only"
         OPEN=()
         [[ $3 == - ]] || unended

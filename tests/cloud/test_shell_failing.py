@@ -1,0 +1,124 @@
+"""A machine that fails in small ways: nothing of it becomes a result of a task."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from poormanray import shell
+from poormanray.envelope import Chunk
+from poormanray.ledger import TaskState
+from tests.cloud.test_shell_ledger import ME, Machine, machine, made
+
+__all__ = ["machine"]  # the fixture
+
+PARTS = [Path(shell.__file__).with_name(name) for name in ("ledger.sh", "queue.sh", "runner.sh")]
+
+
+def with_program(machine: Machine, name: str, text: str) -> Machine:
+    """Return the machine with another program of that name; `$REAL` is the one that it had."""
+    folder = machine.folder / "programs"
+    folder.mkdir(exist_ok=True)
+    real = shutil.which(name, path=machine.path)
+    (folder / name).write_text(f"#!/bin/bash\nREAL={real}\n{text}")
+    (folder / name).chmod(0o755)
+    return replace(machine, path=f"{folder}:{machine.path}")
+
+
+def said(script: str) -> str:
+    """Return what bash says that has read the library."""
+    text = "\n".join(part.read_text() for part in PARTS)
+    words = ["bash", "-c", f"{text}\n{script}"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_content_that_is_cut_short_starts_nothing(machine: Machine) -> None:
+    job = made("echo whole")
+    # It dies in the middle of a job's content, and does all else right.
+    dies = (
+        '"$REAL" "$@" >"$0.out"\nread -r -n 3 first <"$0.out"\n'
+        'if [[ $first == id= ]]; then head -c -9 "$0.out"; exit 1; fi\ncat "$0.out"\n'
+    )
+    assert with_program(machine, "gzip", dies).start(job).facts["refused"] == "unpack"
+    machine.run(job)
+    assert machine.log(job) == b"whole\n"
+
+
+def test_what_a_power_loss_has_torn_is_placed_again(machine: Machine) -> None:
+    job = made("sleep 300", "echo whole")
+    machine.start(job)
+    machine.until(job, lambda log: bool(log.tasks))
+    ledger = machine.ledger(job)
+    for _ in range(100):
+        if (ledger / "placed").exists():
+            break
+        machine.look(job)
+    os.kill(machine.runner(job), signal.SIGKILL)
+    # As after a crash: another boot, and a script that never came to the disk.
+    pid, start, _ = (ledger / "runner").read_text().split()
+    (ledger / "runner").write_text(f"{pid} {start} another-boot\n")
+    (ledger / "placed-in").write_text("another-boot\n")
+    assert (ledger / "scripts" / "1").stat().st_size
+    (ledger / "scripts" / "1").write_bytes(b"")
+    assert machine.look(job).facts["waits"] == "1"
+    machine.send(shell.Call("queue", (job.job_id,), 0, {ME: "0 + -"}))
+    log = machine.until(job, lambda log: len(log.newest) == 2 and not log.open)
+    assert log.newest[0].state is TaskState.LOST
+    assert (log.newest[1].state, machine.log(job, 1)) == (TaskState.SUCCEEDED, b"whole\n")
+
+
+@pytest.mark.parametrize(
+    ("way", "state"),
+    [
+        ("", "running"),
+        ("fields_of() { FIELDS=(); return 1; }", "running"),
+        ("boot_id() { BOOT=none; }", "running"),
+        ("printf '%s 1 %s\\n' $$ $BOOT >$JOB_DIR/runner", "dead"),
+        ("printf '4194305 1 %s\\n' $BOOT >$JOB_DIR/runner", "dead"),
+        ("boot_id() { BOOT=other; }", "dead"),
+    ],
+)
+def test_what_cannot_be_read_is_no_death(tmp_path: Path, way: str, state: str) -> None:
+    script = (
+        f"JOB_DIR={tmp_path}; boot_id; started_at $$\n"
+        f"printf '%s %s %s\\n' $$ $STARTED $BOOT >$JOB_DIR/runner\n{way}\n"
+        "runner_state; echo $RUNNER"
+    )
+    assert said(script) == state
+
+
+def test_a_cancel_that_cannot_be_written_down_is_refused(machine: Machine) -> None:
+    job = made("sleep 300", "true")
+    machine.start(job)
+    (machine.ledger(job) / "cancel").symlink_to("/nowhere/at/all")
+    assert machine.cancel(job).facts["refused"] == "disk"
+    assert not machine.events(job).cancelled
+    (machine.ledger(job) / "cancel").unlink()
+    assert machine.cancel(job).facts["survivors"] == "0"
+    assert machine.events(job).cancelled
+
+
+def test_a_log_whose_size_cannot_be_told_is_left_out(machine: Machine) -> None:
+    job = made("echo something")
+    machine.run(job)
+    fails = '[[ $* != *logs/0.1* ]] || exit 1\nexec "$REAL" "$@"\n'
+    assert with_program(machine, "stat", fails).look(job, "0.1:4:0").records == ()
+    assert machine.look(job, "0.1:4:0").records == (Chunk("0.1", 4, b"thing\n", 10),)
+
+
+@pytest.mark.parametrize(("holes", "punched"), [("holes", "punched"), ("none", "")])
+def test_no_hole_is_made_that_is_not_on_record(tmp_path: Path, holes: str, punched: str) -> None:
+    script = (
+        f"JOB_DIR={tmp_path}; META_log_cap=8192\n"
+        f"mkdir $JOB_DIR/slots $JOB_DIR/logs $JOB_DIR/{holes}\n"
+        "head -c 100000 /dev/zero >$JOB_DIR/logs/0.1; echo 0.1 $$ >$JOB_DIR/slots/0\n"
+        "fallocate() { said=punched; }\n"
+        "cap_logs; echo ${said-}"
+    )
+    assert said(script) == punched
