@@ -205,7 +205,8 @@ class Follower:
             track = self.tracks[key]
             track.looking = False
             track.started = kind != "start"
-            self._remembered(Reply(key, None))
+            if self._mirrors:
+                self._mirrors.heard(Reply(key, None))
         self._hush(bool(sent.postponed))
         for reply in sent.refused:
             yield from self._take(reply, kind, [])
@@ -296,7 +297,8 @@ class Follower:
         else:
             track.looking = False
             track.due_at_s = now_s
-            self._remembered(reply)
+            if self._mirrors:
+                self._mirrors.heard(reply)
         if reply.answer is None:
             yield from self._failed(track, reply, kind, asked)
             return
@@ -320,11 +322,6 @@ class Follower:
             yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)
         elif track.stalled(reply.answer.facts.get("runner", ""), now_s):
             yield from self._give_up(track, REFUSALS["stalled"])
-
-    def _remembered(self, reply: Reply) -> None:
-        if self._mirrors:
-            taken = reply.answer is not None and "mirrored" in reply.answer.facts
-            self._mirrors.answered(reply.instance_id, taken=taken)
 
     def _take_moved(self, reply: Reply) -> Iterator[Happening]:
         # What did not move is planned again, from what the ledgers say.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from poormanray.jobs.track import Track
 from poormanray.ledger import HIGHEST_CODE, MOST_ATTEMPTS, TaskState, TaskStatus, checksum
+from poormanray.remote import Reply
 from poormanray.schedule import decode_ids, encode_ids, whole_number
 
 # What one look carries to an instance: fifty such rows and the shell library fit into one send.
@@ -123,6 +124,11 @@ class Mirrors:
         while len(word := encode(index, statuses[:count])) > MOST_CHARS and count > 1:
             count = count * MOST_CHARS // len(word) or 1
         return word, count
+
+    def heard(self, reply: Reply) -> None:
+        """Take in what came of a look."""
+        taken = reply.answer is not None and "mirrored" in reply.answer.facts
+        self.answered(reply.instance_id, taken=taken)
 
     def answered(self, target_id: str, *, taken: bool) -> None:
         """Take in that a look has come to its end, and whether its word was written down."""
