@@ -86,7 +86,7 @@ class Follower:
         self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
         self._mover = None if turns is None else Mover(job_id, self.tracks, turns)
-        self._mirrors = None if turns is None else Mirrors(self.tracks)
+        self._mirrors = Mirrors(self.tracks, active=turns is not None)
         self._newcomers = newcomers
         self._join_s = clock.now_s() + JOIN_EVERY_S
         self._parallelism = parallelism or len(tracks)
@@ -121,7 +121,7 @@ class Follower:
 
     def _say_last(self) -> None:
         """Let what ended at the very last be remembered too; nobody waits for the answers."""
-        if self._mirrors and (order := last_order(self.job_id, self._mirrors)):
+        if order := last_order(self.job_id, self._mirrors):
             with suppress(PmrError):  # the job is done, and what came of it is known
                 self._remote.send(order, list(order.rows))
 
@@ -205,8 +205,7 @@ class Follower:
             track = self.tracks[key]
             track.looking = False
             track.started = kind != "start"
-            if self._mirrors:
-                self._mirrors.heard(Reply(key, None))
+            self._mirrors.heard(Reply(key, None))
         self._hush(bool(sent.postponed))
         for reply in sent.refused:
             yield from self._take(reply, kind, [])
@@ -297,8 +296,7 @@ class Follower:
         else:
             track.looking = False
             track.due_at_s = now_s
-            if self._mirrors:
-                self._mirrors.heard(reply)
+            self._mirrors.heard(reply)
         if reply.answer is None:
             yield from self._failed(track, reply, kind, asked)
             return
@@ -339,8 +337,7 @@ class Follower:
             return
         for status in track.log.feed(answer.events.offset, answer.events.data):
             yield TaskChanged(track.host, status)
-            if self._mirrors:
-                self._mirrors.note(track, status)
+            self._mirrors.note(track, status)
             if self._mover and (again := self._mover.note(track, status, self._clock.now_s())):
                 yield again
             begin_reading(track, status, self._wanted)

@@ -64,7 +64,7 @@ def look_order(
     tracks: Sequence[Track],
     wanted: Wanted,
     longest_s: Callable[[Track], int],
-    mirrors: Mirrors | None = None,
+    mirrors: Mirrors,
 ) -> Order:
     """Return the order that looks at instances; the longest wait of any of them is its window."""
     rows = {}
@@ -73,8 +73,7 @@ def look_order(
         waits = wanted.live and not track.all_ended and not track.behind
         window_s = longest_s(track) if waits else 0
         order_s = max(order_s, window_s)
-        word = mirrors.word_for(track) if mirrors else ""
-        rows[track.host.instance_id] = row(track, wanted, window_s, word)
+        rows[track.host.instance_id] = row(track, wanted, window_s, mirrors.word_for(track))
     return Order(
         Call("observe", (job_id,), 0),
         rows,

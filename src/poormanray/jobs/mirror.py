@@ -88,9 +88,11 @@ class Mirrors:
 
     `todo` has, by instance id, what has ended there and no other knows; `held` what each was
     told and has taken: (whose, what). What an instance held that is gone is told to the next.
+    Unless `active`, nothing is taken in, so that there is nothing to say.
     """
 
     tracks: Mapping[str, Track]
+    active: bool = True
     todo: dict[str, list[TaskStatus]] = field(default_factory=dict)
     held: dict[str, list[tuple[str, list[TaskStatus]]]] = field(default_factory=dict)
     under_way: dict[str, tuple[str, list[TaskStatus]]] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Mirrors:
 
     def note(self, track: Track, status: TaskStatus) -> None:
         """Take in that an attempt has ended."""
-        if status.state.ended:
+        if self.active and status.state.ended:
             self.todo.setdefault(track.host.instance_id, []).append(status)
 
     def word_for(self, target: Track, *, last: bool = False) -> str:
