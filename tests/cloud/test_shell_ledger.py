@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         marks = (f"PMR_JOB_ID={ledger.name}".encode(), f"PMR_RUNNER={ledger.name}".encode())
         for proc in Path("/proc").glob("[0-9]*"):
             if any(environment_has(proc, mark) for mark in marks):
-                os.kill(int(proc.name), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(proc.name), signal.SIGKILL)
 
 
 def test_each_task_runs_once_and_its_code_and_output_are_kept(machine: Machine) -> None:

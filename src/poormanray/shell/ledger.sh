@@ -120,12 +120,17 @@ runner_state() { # sets RUNNER to new, running, done or dead
     fi
 }
 
+bounds() { # from-to:step, or less of it; sets from, upto and step
+    step=${1#*:} upto=${1%:*}
+    [[ $step == "$1" ]] && step=1
+    from=${upto%-*} upto=${upto#*-}
+}
+
 ids_of() { # ranges of ids, as from-to:step,...; sets IDS
     local range from upto step
     IDS=()
     for range in ${1//,/ }; do
-        step=${range#*:} range=${range%:*} from=${range%-*} upto=${range#*-}
-        [[ $step == "$range" ]] && step=1
+        bounds "$range"
         for (( ; from <= upto; from += step)); do
             IDS+=("$from")
         done

@@ -42,17 +42,18 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
 }
 
 load_manifest() { # sets which script each task runs, where scripts and files are, and who we are
-    local kind a b c d id index=0 IDS
-    SCRIPT_OF=() SCRIPT_AT=() SCRIPT_SIZE=() FILES=() ENTRY_OF=() INDEX_OF=()
-    HOST_INDEX=0 SLOT_CAP=0
+    local kind a b c d id range from upto step last index=0
+    SCRIPT_OF=() SCRIPT_AT=() SCRIPT_SIZE=() FILES=() ENTRY_OF=() INDEX_OF=() ARRAYS=()
+    HOST_INDEX=0 SLOT_CAP=0 LOWEST='' HIGHEST=0
     while read -r kind a b c d; do
         case $kind in
             T) SCRIPT_OF[a]=$b ENTRY_OF[a]=${d#-} INDEX_OF[a]=$index index=$((index + 1)) ;;
             R)
-                # Tasks of an array: each is named, and for, its own number.
-                ids_of "$a"
-                for id in ${IDS[@]+"${IDS[@]}"}; do
-                    SCRIPT_OF[id]=$b ENTRY_OF[id]='#' INDEX_OF[id]=$index index=$((index + 1))
+                for range in ${a//,/ }; do
+                    bounds "$range"
+                    ARRAYS+=("$from $upto $step $b $index")
+                    index=$((index + (upto - from) / step + 1)) last=$((upto - (upto - from) % step))
+                    LOWEST=$((from < ${LOWEST:-from + 1} ? from : LOWEST)) HIGHEST=$((last > HIGHEST ? last : HIGHEST))
                 done
                 ;;
             S) SCRIPT_AT[a]=$b SCRIPT_SIZE[a]=$c ;;
@@ -60,10 +61,22 @@ load_manifest() { # sets which script each task runs, where scripts and files ar
             H) [[ $b == "${AWS_SSM_INSTANCE_ID-}" ]] && HOST_INDEX=$a SLOT_CAP=$d ;;
         esac
     done <"$JOB_DIR/manifest"
-    LOWEST='' HIGHEST=0
     for id in "${!SCRIPT_OF[@]}"; do
-        # The indices of an array come in their order.
-        HIGHEST=$id LOWEST=${LOWEST:-$id}
+        LOWEST=$((id < ${LOWEST:-id + 1} ? id : LOWEST)) HIGHEST=$((id > HIGHEST ? id : HIGHEST))
+    done
+}
+
+know() { # task; what the manifest says of it, also where it is one of an array of many
+    local array
+    [[ -z ${SCRIPT_OF[$1]-} ]] || return 0
+    for array in ${ARRAYS[@]+"${ARRAYS[@]}"}; do
+        # shellcheck disable=SC2086 # splitting into words is meant
+        set -- "$1" $array
+        if (($1 >= $2 && $1 <= $3 && ($1 - $2) % $4 == 0)); then
+            # Tasks of an array: each is named, and for, its own number.
+            SCRIPT_OF[$1]=$5 ENTRY_OF[$1]='#' INDEX_OF[$1]=$(($6 + ($1 - $2) / $4))
+            return
+        fi
     done
 }
 
@@ -104,6 +117,7 @@ fill_places() { # folder task.attempt...
     shift
     (cd "$new" && exec mkdir -- "$@") || return
     for key; do
+        know "${key%.*}"
         script_file "${SCRIPT_OF[${key%.*}]}" && : >"$JOB_DIR/logs/$key" || return
         ((${#FILES[@]} == 0)) || place_files "$new/$key" || return
     done
@@ -151,6 +165,7 @@ prepare() { # task.attempt; what it needs is there, or FAULT says why not
     FAULT=unstartable
     WORK=$PMR_ROOT/work/$JOB/$1
     LOG=$JOB_DIR/logs/$1
+    know "${1%.*}"
     SCRIPT=$JOB_DIR/scripts/${SCRIPT_OF[${1%.*}]}
     while [[ ! -d $WORK && ! -e $JOB_DIR/placed ]] && kill -s 0 "$PLACER" 2>/dev/null; do
         pause 0.01
