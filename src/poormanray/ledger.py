@@ -20,6 +20,8 @@ MOST_ATTEMPTS = 1_000
 LONGEST_REASON = 60
 # Epoch seconds of events, as long as honest ones can be (up to the year 5138).
 _TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
+# What EC2 will do to a spot instance, and when.
+_NOTICE = re.compile(r"[a-z-]{1,20} [0-9TZ:.-]{1,30}")
 # Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
 _NO_DIGIT = re.compile(r"[^0-9a-zA-Z ]")
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -116,6 +118,8 @@ REASONS = {
 class EventLog:
     """The events of one instance, folded as they arrive; any split of them folds the same.
 
+    `held` are the slots that start nothing for now, with `load` or `memory` for why; `interrupted`
+    is what EC2 will do to the spot instance, and when: nothing starts there any more.
     `offset` counts the bytes that were folded, whole lines only: read on from there. `own` are
     the tasks that the instance may tell of (None: any); what it says of others is damage. `open`
     are the attempts that have no end yet, by task; `given` are those that went to another
@@ -132,6 +136,8 @@ class EventLog:
     runner_lost: bool = False
     cancelled: bool = False
     slots: int = 0
+    held: dict[int, str] = field(default_factory=dict)
+    interrupted: tuple[str, str] | None = None
     detached_by: str = ""
     damaged_lines: int = 0
 
@@ -186,13 +192,8 @@ class EventLog:
 
     def _read(self, text: str, changed: list[TaskStatus]) -> None:
         match text.split(" "):
-            case ["J", _, "runner-started", slots, _, detached_by, *_]:
-                self.slots, self.detached_by = whole_number(slots), detached_by
-                self.runner_lost = False
-            case ["J", _, "runner-lost", *_]:
-                self.runner_lost = True
-            case ["J", _, "cancelled" | "resumed" as what]:
-                self.cancelled = what == "cancelled"
+            case ["J", _, *words]:
+                self._read_job(words)
             case ["A", _, keys]:
                 self._adopt(decode_keys(keys))
             case ["G", _, to_host, keys]:
@@ -212,6 +213,30 @@ class EventLog:
                 before = self.tasks.get(key)
                 began = before.started_at if before else None
                 self._put(_ended(key, _seconds(when), code, reason, rest, began), changed)
+
+    def _read_job(self, words: list[str]) -> None:
+        """Take in what happened to the job as a whole; what is not known means nothing."""
+        match words:
+            case ["runner-started", slots, _, detached_by, *_]:
+                self.slots, self.detached_by = whole_number(slots), detached_by
+                self.runner_lost = False
+                self.held.clear()
+                self.interrupted = None
+            case ["runner-lost", *_]:
+                self.runner_lost = True
+                self.held.clear()
+            case ["held", why, slot]:
+                if whole_number(slot) >= self.slots:
+                    raise ValueError("not a slot of this instance")
+                self.held[whole_number(slot)] = "memory" if why == "memory" else "load"
+            case ["freed", slot]:
+                self.held.pop(whole_number(slot), None)
+            case ["interrupted", action, at]:
+                if not _NOTICE.fullmatch(f"{action} {at}"):
+                    raise ValueError("not a notice of EC2's")
+                self.interrupted = (action, at)
+            case ["cancelled" | "resumed" as what]:
+                self.cancelled = what == "cancelled"
 
     def _adopt(self, keys: Iterable[tuple[int, int]]) -> None:
         # Whoever brings tasks starts a runner for them.

@@ -54,6 +54,22 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What an instance decides by itself, with nobody watching; what is 0 or empty does not count.
+
+    `retries` are more turns on that instance for what fails. A task waits while the 1-minute load
+    is above `max_load` (hundredths, or percent of the number of CPUs such as `100%`), or less
+    than `memfree_kib` of memory is available. `timeout_percent` ends what takes longer than this
+    part of the median time of the job's tasks that have succeeded there.
+    """
+
+    retries: int = 0
+    max_load: str = ""
+    memfree_kib: int = 0
+    timeout_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What a job is, known before anything is sent."""
 
@@ -74,6 +90,7 @@ class Job:
     log_cap_bytes: int = 1 << 30
     created_at: int = 0
     compat: str = ""
+    rules: Rules = Rules()
 
     @property
     def task_names(self) -> dict[int, str]:
@@ -150,8 +167,20 @@ def encode_meta(job: Job) -> bytes:
         "log_cap": str(job.log_cap_bytes),
         "compat": job.compat,
         "digest": content_digest(job),
+        **_rule_values(job.rules),
     }
     return "".join(f"{key}={value}\n" for key, value in values.items()).encode("ascii")
+
+
+def _rule_values(rules: Rules) -> dict[str, str]:
+    """Return the keys of a `meta` file that say what an instance decides by itself."""
+    values = {
+        "retries": rules.retries,
+        "max_load": rules.max_load,
+        "memfree": rules.memfree_kib,
+        "timeout_percent": rules.timeout_percent,
+    }
+    return {key: str(value) for key, value in values.items() if value}
 
 
 def encode_sections(job: Job) -> list[tuple[str, bytes]]:
@@ -218,6 +247,7 @@ class JobSummary:
     slots: str
     counts: Mapping[str, int] = field(default_factory=dict)
     runner: str = ""
+    rules: Rules = Rules()
 
 
 def _number(text: str, digits: int = 15) -> int:
@@ -252,6 +282,12 @@ def decode_meta(data: bytes) -> JobSummary:
             if key in values
         },
         runner=values.get("runner", ""),
+        rules=Rules(
+            retries=_number(values.get("retries", "")),
+            max_load=values.get("max_load", ""),
+            memfree_kib=_number(values.get("memfree", "")),
+            timeout_percent=_number(values.get("timeout_percent", "")),
+        ),
     )
 
 

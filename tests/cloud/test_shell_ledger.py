@@ -38,6 +38,9 @@ class Machine:
 
     folder: Path
     path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    # Where a runner reads load and memory, and asks for a spot notice.
+    proc: str = "/proc"
+    imds: str = "/nowhere"
 
     @property
     def root(self) -> Path:
@@ -56,6 +59,8 @@ class Machine:
                 "PMR_HOME": str(self.folder),
                 "TMPDIR": str(self.folder),
                 "AWS_SSM_INSTANCE_ID": ME,
+                "PMR_PROC": self.proc,
+                "PMR_IMDS": self.imds,
             },
             cwd="/usr/bin",
             timeout=60,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from poormanray.cli.options import DURATION
+from poormanray.cli.options import TIME_LIMIT, Percent
 from poormanray.entries import header
 from poormanray.errors import UsageProblem
 
@@ -30,8 +30,8 @@ def _retries(text: str) -> int:
     return int(click.IntRange(0, MOST_RETRIES)(text))
 
 
-def _timeout(text: str) -> float:
-    return DURATION.convert(text, None, None)
+def _timeout(text: str) -> float | Percent:
+    return TIME_LIMIT.convert(text, None, None)
 
 
 _READ: dict[str, Callable[[str], object]] = {
@@ -47,7 +47,7 @@ class Manners:
 
     slots: str | None = None
     retries: int | None = None
-    timeout: float | None = None
+    timeout: float | Percent | None = None
 
     def over(self, other: Manners) -> Manners:
         """Return this, and the other's words where this says nothing."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from poormanray.cli.options import App, aws_options, cluster_option, instance_option
-from poormanray.cli.watching import ending, iso, outcome_row, readable_s
+from poormanray.cli.watching import ending, interruption, iso, outcome_row, readable_s
 from poormanray.errors import ExitCode, NotFound
 from poormanray.jobs.absent import absent, recall
 from poormanray.jobs.cancel import Cancelled
@@ -182,6 +183,8 @@ def _status_document(
                 "detached_by": track.log.detached_by,
                 "damaged_lines": track.log.damaged_lines,
                 "problem": track.problem,
+                "interrupted": track.log.interrupted,
+                "held": len(track.log.held),
             }
             for track in tracks
         ],
@@ -258,6 +261,10 @@ def _notes(track: Track) -> Iterator[str]:
         yield "it was rebooted; its queue goes on with pmr map --resume"
     elif track.log.detached_by == "setsid":
         yield "screen is missing there; the runner is detached with setsid"
+    if track.log.interrupted and not track.problem:
+        yield interruption(*track.log.interrupted)
+    if (held := Counter(track.log.held.values())) and not track.problem:
+        yield ", ".join(f"slots held back: {count} by {why}" for why, count in held.items())
     if track.log.damaged_lines:
         yield f"{track.log.damaged_lines} lines of its ledger are damaged"
 

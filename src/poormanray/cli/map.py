@@ -21,7 +21,8 @@ from poormanray.cli.options import (
     ssh_key_option,
 )
 from poormanray.cli.planned import show_plan
-from poormanray.cli.working import JobWords, Submission, job_options
+from poormanray.cli.rules import RuleWords, rule_options
+from poormanray.cli.working import JobWords, Submission, job_options, seconds_of
 from poormanray.errors import UsageProblem
 from poormanray.jobs.halt import Halt, parse_halt
 from poormanray.jobs.moving import Turns
@@ -82,6 +83,7 @@ def _program(
     callback=_slots,
     help="Tasks at a time on each instance (default: 1); `auto`: one for each CPU.",
 )
+@rule_options
 @retries_option
 @click.option(
     "--halt",
@@ -127,6 +129,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     each_line: str | None,
     from_json: str | None,
     slots: str | None,
+    holding: RuleWords,
     retries: int | None,
     halt: Halt | None,
     compat: str | None,
@@ -149,7 +152,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     given = earlier is None or bool(elements or before or command or scripts)
     program = _program(elements, command, scripts, before) if given else None
     said = Manners(slots, retries, asked.timeout).over(declared(program.scripts if program else ()))
-    _check(detach=detach, static=static, retries=said.retries or 0, halt=halt)
+    _check(detach=detach, halt=halt)
     if changed and earlier is None:
         raise UsageProblem("--changed belongs to --resume", "pmr map --resume JOB DIR --changed")
     if earlier is not None:
@@ -168,7 +171,10 @@ def map_(  # noqa: PLR0913 (one for each option)
         program = went_on
     at_once = elements.at_once if elements else 0
     work = asked.work("map", program or Program((), ()), slots=said.slots or "1", at_once=at_once)
-    work = replace(work, timeout_s=said.timeout or 0.0, compat=compat or "")
+    # With nobody to choose another instance, each gives its own tasks their turns.
+    alone = (said.retries or 0) if detach or static else 0
+    rules = holding.rules(retries=alone, timeout=said.timeout)
+    work = replace(work, timeout_s=seconds_of(said.timeout), compat=compat or "", rules=rules)
     turns = Turns(said.retries or 0, reassign=reassign)
     manner = asked.manner(detach=detach, turns=None if static else turns)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
@@ -177,20 +183,14 @@ def map_(  # noqa: PLR0913 (one for each option)
     return _watched(submission, detach=detach, halt=halt)
 
 
-def _check(*, detach: bool, static: bool, retries: int, halt: Halt | None) -> None:
+def _check(*, detach: bool, halt: Halt | None) -> None:
     """Refuse what nobody would decide on.
 
     Raises:
-        UsageProblem: there are retries or a halt, and nobody who watches; or retries, and nothing
-            may move.
+        UsageProblem: there is a halt, and nobody who watches.
     """
     if halt and detach:
         raise UsageProblem("--halt needs a client that watches", "leave out -d")
-    if retries and (detach or static):
-        raise UsageProblem(
-            "--retries needs a client that watches and may choose another instance",
-            f"leave out {'-d' if detach else '--static'}; pmr retry runs again what failed",
-        )
 
 
 def _watched(submission: Submission, *, detach: bool, halt: Halt | None) -> int:

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
@@ -26,6 +27,8 @@ Decorated = Callable[..., R]
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PERCENT = re.compile(r"(\d{1,6})%", re.ASCII)
+WHOLE = 100
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _REGION = re.compile(r"[a-z]{2,8}(-[a-z0-9]+)+")
@@ -96,6 +99,36 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Percent:
+    """A time limit as a part of the median time of a job's tasks."""
+
+    value: int
+
+    def __str__(self) -> str:
+        """Return it as it is typed."""
+        return f"{self.value}%"
+
+
+class TimeLimit(click.ParamType["float | Percent"]):
+    """A time such as `30m`, in seconds, or a part of the median such as `200%`."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str | float | Percent, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | Percent:
+        """Return the seconds or percent that the words mean."""
+        if isinstance(value, Percent):
+            return value
+        found = isinstance(value, str) and _PERCENT.fullmatch(value.strip())
+        if not found:
+            return DURATION.convert(value, param, ctx)
+        if int(found[1]) <= WHOLE:
+            self.fail(f"{value!r} ends half of all tasks: take more than 100%", param, ctx)
+        return Percent(int(found[1]))
+
+
 class Count(click.ParamType[int]):
     """A whole number, 1 or more."""
 
@@ -154,6 +187,7 @@ class Size(click.ParamType[int]):
 
 
 DURATION = Duration()
+TIME_LIMIT = TimeLimit()
 COUNT = Count()
 KEY_VALUE = KeyValue()
 SIZE = Size()

@@ -17,6 +17,7 @@ from poormanray.jobs.track import (
     Halted,
     Happening,
     HostProblem,
+    Interrupted,
     Joined,
     LogGap,
     LogText,
@@ -99,9 +100,8 @@ class Watcher:
                         "why": happening.why,
                     }
                 )
-            case Joined(host):
-                self.out.note(f"[{host.name}] joins the job")
-                self.out.event({"event": "joined", "instance": host.instance_id, "name": host.name})
+            case Joined() | Interrupted():
+                self._instance(happening)
             case Again():
                 self._again(happening)
             case Halted():
@@ -124,6 +124,18 @@ class Watcher:
         what = f"{len(again.keys)} tasks run" if more else f"task {task} runs"
         turn = "" if more else f", attempt {attempt}"
         self.out.note(f"{again.why}: {what} again{turn}")
+
+    def _instance(self, change: Joined | Interrupted) -> None:
+        host = change.host
+        which = {"instance": host.instance_id, "name": host.name}
+        if isinstance(change, Joined):
+            self.out.note(f"[{host.name}] joins the job")
+            self.out.event({"event": "joined", **which})
+            return
+        words = interruption(change.action, change.at)
+        self.out.note(f"[{host.name}] {words}: nothing starts there")
+        notice = {"action": change.action, "at": change.at}
+        self.out.event({"event": "interrupted", **which, **notice})
 
     def _halted(self, halted: Halted) -> None:
         what = "what runs is ended" if halted.now else "what runs goes on to its end"
@@ -230,6 +242,11 @@ class Watcher:
         if self.quiet or not status.state.ended or status.state is TaskState.SUCCEEDED:
             return
         self.out.note(f"[{change.host.name}] task {status.task} {ending(status)}")
+
+
+def interruption(action: str, at: str) -> str:
+    """Return what EC2 has announced to do to a spot instance, in words."""
+    return f"a spot notice: EC2 will {action} it" + (f" at {at}" if at != "-" else "")
 
 
 def ending(status: TaskStatus) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poormanray.cli.inputs import Program, environment, helper_files
-from poormanray.cli.options import COUNT, DURATION, KEY_VALUE
+from poormanray.cli.options import COUNT, DURATION, KEY_VALUE, TIME_LIMIT, Percent
 from poormanray.cli.watching import (
     Watcher,
     WayBack,
@@ -69,7 +69,12 @@ _JOB_OPTIONS = (
         callback=_user,
         help="Run as this user (default: ec2-user, else the image's own).",
     ),
-    click.option("-T", "--timeout", type=DURATION, help="End a task after this long."),
+    click.option(
+        "-T",
+        "--timeout",
+        type=TIME_LIMIT,
+        help="End a task after this long; 200%: after twice the median time (map only).",
+    ),
     click.option(
         "--deliver-timeout",
         type=DURATION,
@@ -107,7 +112,7 @@ class JobWords:
     """What the options say that every command which makes a job has."""
 
     user: str
-    timeout: float | None
+    timeout: float | Percent | None
     deliver_timeout: float
     wait_timeout: float | None
     env: tuple[tuple[str, str], ...]
@@ -119,8 +124,15 @@ class JobWords:
         """Return what is to be done: a program, run as the options say.
 
         Raises:
-            UsageProblem: a helper file cannot be read, or a variable cannot be set.
+            UsageProblem: a helper file cannot be read, or a variable cannot be set; or the time
+                limit is a part of the median, and the work is no map.
         """
+        if kind != "map" and isinstance(self.timeout, Percent):
+            raise UsageProblem(
+                f"--timeout {self.timeout} is of the median of many tasks, and this is one for "
+                "each instance",
+                "say a time such as --timeout 30m",
+            )
         return Work(
             kind,
             program.scripts,
@@ -128,7 +140,7 @@ class JobWords:
             name=self.job_name,
             slots=slots,
             at_once=at_once,
-            timeout_s=self.timeout or 0.0,
+            timeout_s=seconds_of(self.timeout),
             user=self.user,
             env=environment(self.env),
             helper_files=helper_files(self.files),
@@ -146,6 +158,11 @@ class JobWords:
             self.job_id,
             turns,
         )
+
+
+def seconds_of(limit: float | Percent | None) -> float:
+    """Return a time limit in seconds, 0 where there is none that is known beforehand."""
+    return limit if isinstance(limit, float) else 0.0
 
 
 def job_options(command: Decorated) -> Decorated:

@@ -338,9 +338,11 @@ class Follower:
         for status in track.log.feed(answer.events.offset, answer.events.data):
             yield TaskChanged(track.host, status)
             self._mirrors.note(track, status)
-            if self._mover and (again := self._mover.note(track, status, self._clock.now_s())):
+            again = self._mover and self._mover.note(track, status, self._clock.now_s())
+            if again := again or track.again(status):
                 yield again
             begin_reading(track, status, self._wanted)
+        yield from track.notice()
         # A torn last line is read, and not folded; and who gets nothing need not ask again.
         got = answer.events
         told = answer.facts.get("events", "")
@@ -377,14 +379,8 @@ class Follower:
 
     def _check_silence(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
-        silent = [
-            track
-            for track in self.tracks.values()
-            if not track.problem
-            and (track.looking or track.lanes)
-            and now_s - track.heard_at_s > self._cadence.silence_s
-        ]
-        for track in silent:
+        most_s = self._cadence.silence_s
+        for track in [one for one in self.tracks.values() if one.silent_s(now_s) > most_s]:
             if why := self._presence.ended_words(track, self.tracks):
                 self._forget(track)
                 yield from self._give_up(track, why)

@@ -27,6 +27,8 @@ MOST_KEYS = 40
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
 # A task's expected time counts as so many that were seen, until an instance has ended some.
 PRIOR_TASKS = 3
+# What an instance counts as, in slots, all of whose slots are held back.
+HELD_SLOT = 0.1
 # A look comes so long before an instance has nothing to do.
 AHEAD_S = 5.0
 
@@ -284,12 +286,11 @@ class Mover:
 
     def _freest(self, now_s: float, but: set[str]) -> Track | None:
         others = [one for one in self._working() if one.host.instance_id not in but]
-
-        def ends_s(track: Track) -> float:
-            load = self._load(track, now_s)
-            return (load.waiting + load.running) / load.rate
-
-        return min(others, key=ends_s, default=None)
+        loads = [(self._load(one, now_s), one) for one in others]
+        able = [pair for pair in loads if pair[0].rate]
+        if not able:
+            return None
+        return min(able, key=lambda pair: (pair[0].waiting + pair[0].running) / pair[0].rate)[1]
 
     def _load(self, track: Track, now_s: float) -> Load:
         running = sum(
@@ -298,11 +299,12 @@ class Mover:
         )
         waiting = len(track.log.open) - running
         slots = track.log.slots or 1
-        if not self._takes(track):
+        if not self._takes(track) or track.log.interrupted:
             return Load(waiting, running, 0.0)
         prior_s = self.all_tasks.mean_s(1.0)
         mean_s = self.paces.get(track.host.instance_id, Pace()).mean_s(prior_s)
-        rate = slots / max(mean_s, 0.02)
+        # What is held back may go on at any moment: it is slow, and not out of the race.
+        rate = max(slots - len(track.log.held), HELD_SLOT) / max(mean_s, 0.02)
         # What was seen is old by now: it has gone on.
         gone_on = int((now_s - track.heard_at_s) * rate)
         return Load(max(0, waiting - gone_on), min(slots, running or slots), rate)

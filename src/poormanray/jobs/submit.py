@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from poormanray.errors import NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.ledger import new_job_id
-from poormanray.manifest import HelperFile, Host, Job, Task, encode_sections
+from poormanray.manifest import HelperFile, Host, Job, Rules, Task, encode_sections
 from poormanray.model import Instance
 from poormanray.remote import Order
 from poormanray.schedule import slot_caps, spread
@@ -46,6 +46,7 @@ class Work:
     env: Mapping[str, str] = field(default_factory=dict)
     helper_files: tuple[HelperFile, ...] = ()
     compat: str = ""
+    rules: Rules = field(default_factory=Rules)
 
 
 def submitter() -> str:
@@ -88,6 +89,7 @@ def plan(
         helper_files=work.helper_files,
         created_at=int(time.time()),
         compat=work.compat,
+        rules=work.rules,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from poormanray.envelope import Answer, Chunk
@@ -119,6 +119,18 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupted:
+    """EC2 is about to take a spot instance back: what it will do, and when, in its own words.
+
+    Nothing more starts there; what runs goes on while it can.
+    """
+
+    host: Host
+    action: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What one look brought has been told."""
 
@@ -132,6 +144,7 @@ Happening = (
     | LogText
     | LogGap
     | HostProblem
+    | Interrupted
     | Backlog
     | Slowed
 )
@@ -164,7 +177,8 @@ class Track:
     `joined`: it came after the job was submitted;
     `waits`: after a reboot, for a client that has seen what others took over meanwhile;
     `unknown_looks`: looks that found that it does not know the job (yet);
-    `read_failures`: requests for bulk that failed in a row, which makes the next wait longer.
+    `read_failures`: requests for bulk that failed in a row, which makes the next wait longer;
+    `told_notice`: its spot notice has been told.
     """
 
     host: Host
@@ -190,6 +204,7 @@ class Track:
     unknown_looks: int = 0
     read_failures: int = 0
     read_due_s: float = 0.0
+    told_notice: bool = False
 
     def __post_init__(self) -> None:
         """Take nothing from the instance that is another's to tell."""
@@ -270,6 +285,25 @@ class Track:
         self.unknown_looks += 1
         self.due_at_s = now_s + RETRY_PAUSE_S * self.unknown_looks
         return True
+
+    def silent_s(self, now_s: float) -> float:
+        """Return for how long an answer has been due; 0 where none is."""
+        due = not self.problem and (self.looking or self.lanes)
+        return now_s - self.heard_at_s if due else 0.0
+
+    def notice(self) -> Iterator[Interrupted]:
+        """Yield once that EC2 takes the instance back, if so."""
+        if self.log.interrupted and not self.told_notice:
+            self.told_notice = True
+            yield Interrupted(self.host, *self.log.interrupted)
+
+    def again(self, status: TaskStatus) -> Again | None:
+        """Say that the instance gives a task that failed another turn by itself, if so."""
+        failed = status.state.ended and status.state is not TaskState.SUCCEEDED
+        attempt = self.log.open.get(status.task, 0)
+        if not failed or attempt <= status.attempt:
+            return None
+        return Again(((status.task, attempt),), status.reason or f"exit code {status.exit_code}")
 
     @property
     def waits_to_read(self) -> bool:

@@ -91,9 +91,11 @@ load_meta() { # sets META_<key> for the keys of the ledger's meta file that the 
     local key value
     META_cluster='' META_tasks=0 META_hosts=0 META_slots=1 META_timeout=0 META_user=''
     META_log_cap=1073741824 META_region='' META_compat=''
+    META_retries=0 META_max_load='' META_memfree='' META_timeout_percent=''
     while IFS='=' read -r key value; do
         case $key in
-            cluster | tasks | hosts | slots | timeout | user | log_cap | region | compat)
+            cluster | tasks | hosts | slots | timeout | user | log_cap | region | compat | \
+                retries | max_load | memfree | timeout_percent)
                 printf -v "META_$key" %s "$value"
                 ;;
         esac

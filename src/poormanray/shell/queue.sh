@@ -16,7 +16,7 @@ give_away() { # host task.attempt/...; claims what still waits, and records who 
 adopt() { # task.attempt,...; queues what is not queued yet; the caller holds the job's lock
     local task attempt key keys=
     local -A known=()
-    while read -r task attempt; do
+    while read -r task attempt _; do
         known[$task.$attempt]=1
     done <"$JOB_DIR/queue"
     for key in ${1//[,+]/ }; do
@@ -40,7 +40,7 @@ remember() { # words; what has ended on another instance, should that one be los
 unclaimed() { # true when something waits in the queue
     local task attempt
     [[ ! -e $JOB_DIR/cancel ]] || return
-    while read -r task attempt; do
+    while read -r task attempt _; do
         [[ -e $JOB_DIR/claims/$task.$attempt ]] || return 0
     done <"$JOB_DIR/queue"
     return 1

@@ -132,7 +132,7 @@ forget_places() { # what was placed before a power loss may be torn: nobody wait
     if [[ -e $JOB_DIR/placed-in ]]; then
         read -r placed_in <"$JOB_DIR/placed-in"
         [[ $placed_in != "$BOOT" ]] || return 0
-        while read -r task attempt; do
+        while read -r task attempt _; do
             [[ -e $JOB_DIR/claims/$task.$attempt ]] || torn+=("$PMR_ROOT/work/$JOB/$task.$attempt")
         done <"$JOB_DIR/queue"
         for ((at = 0; at < ${#torn[@]}; at += 256)); do
@@ -149,7 +149,7 @@ places_ahead() { # for what is queued, in its order, while the first tasks run a
     while ((more)); do
         keys=()
         while ((${#keys[@]} < most)); do
-            read -r task attempt || { more=0 && break; }
+            read -r task attempt _ || { more=0 && break; }
             # A runner before this one has placed it, and it may have run: its log stays.
             [[ -d $PMR_ROOT/work/$JOB/$task.$attempt ]] || keys+=("$task.$attempt")
         done
@@ -175,7 +175,7 @@ prepare() { # task.attempt; what it needs is there, or FAULT says why not
 
 task_environment() { # task attempt; what a task sees, on top of a clean environment
     local entry
-    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME OLDPWD
+    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME PMR_IMDS PMR_PROC OLDPWD
     export HOME=$USER_HOME USER=$USER_NAME LOGNAME=$USER_NAME SHELL=${USER_SHELL:-/bin/bash}
     export TERM=dumb PYTHONUNBUFFERED=1
     export AWS_REGION=$META_region AWS_DEFAULT_REGION=$META_region
@@ -266,22 +266,32 @@ run_task() { # task attempt
         # Whoever ends a task goes on until nothing of it is left; its end is not before that.
         why=$(readlink "$JOB_DIR/why/$key")
         [[ -n $limit && $why == timeout ]] && wait "$limit" 2>/dev/null
+        [[ -z $limit && $why == timeout ]] && end_processes "$key" 5
     fi
     [[ -n $limit ]] && kill -s TERM "$limit" 2>/dev/null
     now
-    event E "$NOW" "$1" "$2" "$code" "$why" "$began" "$SLOT"
+    local ended=$NOW
+    ((META_retries >= $2)) && [[ $code/$why != 0/exit && $why != cancelled ]] &&
+        queue_again "$1" "$2"
+    event E "$ended" "$1" "$2" "$code" "$why" "$began" "$SLOT"
 }
 
 slot() { # number; claims and runs until the queue is empty or the job is cancelled
     local task attempt
-    SLOT=$1 SLOT_PID=$BASHPID
+    local -A LATER=()
+    SLOT=$1 SLOT_PID=$BASHPID HELD_BACK=
     exec {QUEUE}<"$JOB_DIR/queue"
     while [[ ! -e $JOB_DIR/cancel ]]; do
-        if ! read -r task attempt <&"$QUEUE"; then
-            : >"$JOB_DIR/slots/$SLOT"
-            # As long as others run, a client may still bring tasks.
-            others_run || return
+        if ! next_task; then
+            let_in
+            if ((${#LATER[@]} == 0)); then
+                : >"$JOB_DIR/slots/$SLOT"
+                # As long as others run, a client may still bring tasks.
+                others_run || return
+            fi
             pause 0.2
+        elif [[ -n $HOLDS || -e $JOB_DIR/interrupted ]] && ! may_start "$task.$attempt"; then
+            continue
         elif claim "$task.$attempt"; then
             run_task "$task" "$attempt"
         elif [[ ! -e $JOB_DIR/claims/$task.$attempt ]]; then
@@ -322,15 +332,18 @@ cap_logs() { # keeps the head and the newest part of a log; the middle becomes a
 }
 
 flush() { # the ledger on disk, when it has grown since the last time
-    local line grew=
-    while IFS= read -r -u "$FLUSHED" line; do
+    local kind when task attempt code why began grew=
+    while read -r -u "$FLUSHED" kind when task attempt code why began _; do
         grew=1
+        [[ -z $META_timeout_percent ]] || take_time
     done
+    [[ -z $META_timeout_percent ]] || end_slow
     [[ -z $grew ]] || sync "$JOB_DIR/events"
 }
 
-monitor() { # log caps, and the ledger on disk about once a second, while the runner lives
-    local tick next=0 step=1
+monitor() { # log caps, time limits, and the ledger on disk, about once a second, while the runner lives
+    local tick next=0 step=1 TIMES=() TIMED=0 UNHEARD=0
+    local -A BEGAN=()
     exec {FLUSHED}<"$JOB_DIR/events"
     for ((tick = 0; ; tick++)); do
         kill -s 0 "$$" 2>/dev/null || return 0
@@ -342,6 +355,7 @@ monitor() { # log caps, and the ledger on disk about once a second, while the ru
             next=$((tick + step))
         fi
         flush
+        ((tick % 5 != 4)) || heed_notice
     done
 }
 
@@ -377,13 +391,14 @@ runner() { # job
     load_manifest
     run_user
     slot_count
+    hold_limits
     boot_id
     started_at "$$"
     printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"
     mv "$JOB_DIR/runner.new" "$JOB_DIR/runner"
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
-    rm -f "$JOB_DIR/placed"
+    rm -f "$JOB_DIR/placed" "$JOB_DIR/interrupted"
     forget_places
     places_ahead 2>>"$JOB_DIR/errors" &
     PLACER=$!

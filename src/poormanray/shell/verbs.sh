@@ -145,7 +145,8 @@ launch() { # starts the runner unless it was started before; the caller holds th
     # The runner's own environment is small and known; what tasks see is built on it.
     local clean=(env -i "PATH=$PATH" "PMR_ROOT=$PMR_ROOT" "PMR_RUNNER=$CALL_JOB"
         "AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}" "PMR_HOME=${PMR_HOME-}"
-        ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"})
+        ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"}
+        ${PMR_IMDS+"PMR_IMDS=$PMR_IMDS"} ${PMR_PROC+"PMR_PROC=$PMR_PROC"})
     local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
     if command -v screen >/dev/null &&
         (cd / && let_go && ${scope[@]+"${scope[@]}"} screen -dmS "$session" \
@@ -339,7 +340,7 @@ run_again() { # what was adopted; a runner for it, if there is none any more
 
 cancel_pending() { # task or ""; claims what has not started, so that it never will
     local task attempt
-    while read -r task attempt; do
+    while read -r task attempt _; do
         [[ -z $1 || $1 == "$task" ]] || continue
         if claim "$task.$attempt"; then
             now
