@@ -82,10 +82,27 @@ def test_a_static_map_stays_where_it_was_spread(pmr: Pmr, cluster: str) -> None:
     told = pmr("map", "-n", cluster, "--json", "--static", "--array", "0-8", "-c", program)
     tasks = summary(told.stdout)["tasks"]
     assert len({task["instance"] for task in tasks if task["task"] % 3 == 0}) == 1
-    refused = pmr(
-        "map", "-n", cluster, "-d", "--retries", "1", "--array", "0-2", "-c", "true", check=False
-    )
-    assert (refused.returncode, "pmr retry" in refused.stderr) == (2, True)
+
+
+def test_where_nobody_moves_tasks_an_instance_retries_its_own(
+    pmr: Pmr, cluster: str, tmp_path: Path
+) -> None:
+    program = f'echo "$PMR_TASK_ATTEMPT"; [ $PMR_TASK_ID != 1 ] || {UNLESS_AGAIN}'
+    words = ("map", "-n", cluster, "--array", "0-5", "--retries", "2", "-c", program)
+    told = pmr(*words, "--static", "--json")
+    done = summary(told.stdout)
+    assert [task["attempt"] for task in done["tasks"]] == [1, 2, 1, 1, 1, 1]
+    assert len({e["instance"] for e in events(told.stdout, "task") if e["task"] == 1}) == 1
+    assert events(told.stdout, "again") == [
+        {"event": "again", "tasks": [{"task": 1, "attempt": 2}], "why": "exit code 1"}
+    ]
+    job = pmr(*words, "-d").stdout.strip()
+    pmr("logs", "-f", job, "-n", cluster)
+    status = pmr.json("status", job, "-n", cluster)
+    assert status["counts"]["SUCCEEDED"] == 6
+    assert [task["attempt"] for task in status["tasks"]] == [1, 2, 1, 1, 1, 1]
+    wrote = ran(pmr, cluster, job, tmp_path)
+    assert (wrote["1.2"], wrote["0"]) == ("2\n", "1\n")
 
 
 def test_turns_come_to_an_end(pmr: Pmr, cluster: str) -> None:
@@ -188,6 +205,24 @@ def test_a_lost_instance_s_tasks_run_elsewhere(quick: Pmr) -> None:
     (again,) = events(told, "again")
     assert again["why"] == "three-0000 is lost"
     assert {task["task"] for task in again["tasks"]} == {task["task"] for task in second}
+
+
+def test_what_waits_under_a_spot_notice_moves_away_at_once(quick: Pmr) -> None:
+    quick("create", "-n", "spot", "-N", "2", timeout_s=120)
+    fault = ("instance-reclaim", "--instance", "spot-0000", "--seconds", "900")
+    quick("local", "fault", "add", *fault)
+    words = ("map", "-n", "spot", "--json", "--slots", "4", "--array", "0-79", "--", "sleep", "1")
+    told = quick(*words, timeout_s=120).stdout
+    (notice,) = events(told, "interrupted")
+    assert (notice["name"], notice["action"]) == ("spot-0000", "terminate")
+    done = summary(told)
+    assert {(task["state"], task["attempt"]) for task in done["tasks"]} == {("SUCCEEDED", 1)}
+    assert len({task["task"] for task in done["tasks"]}) == 80
+    there = [task for task in done["tasks"] if task["name"] == "spot-0000"]
+    # Its runner looks for a notice every five seconds; evenly spread, it would have had 40.
+    assert 4 <= len(there) <= 30
+    shown = quick("status", done["job"], "-n", "spot")
+    assert f"EC2 will terminate it at {notice['at']}" in shown.stdout
 
 
 def test_another_client_goes_on_after_a_kill(pmr: Pmr, cluster: str, tmp_path: Path) -> None:

@@ -7,19 +7,25 @@ from collections.abc import Callable
 import click
 import pytest
 
+from poormanray.cli.inputs import Program
 from poormanray.cli.options import (
     COUNT,
     DURATION,
     KEY_VALUE,
     SIZE,
+    TIME_LIMIT,
     App,
+    Percent,
     aws_options,
     cluster_option,
     instance_option,
     owner_option,
 )
 from poormanray.cli.output import Output
+from poormanray.cli.rules import RuleWords, load_word
+from poormanray.cli.working import JobWords
 from poormanray.errors import UsageProblem
+from poormanray.manifest import Rules
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,40 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(click.BadParameter):
         DURATION.convert(text, None, None)
+
+
+def test_time_limits() -> None:
+    assert TIME_LIMIT.convert("30m", None, None) == 1800
+    assert TIME_LIMIT.convert(" 200% ", None, None) == Percent(200)
+    for text in ("100%", "0%", "-200%", "1.5%", "%", "2%0", "soon", "0"):
+        with pytest.raises(click.BadParameter):
+            TIME_LIMIT.convert(text, None, None)
+
+
+def test_a_run_has_no_median() -> None:
+    asked = JobWords("", Percent(200), 120, None, (), (), "", "")
+    with pytest.raises(UsageProblem, match="median"):
+        asked.work("run", Program((b"true",)))
+    assert asked.work("map", Program((b"true",))).timeout_s == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("8", "800"), ("1.5", "150"), ("0.05", "5"), ("0", "0"), ("75%", "75%")]
+)
+def test_loads(text: str, word: str) -> None:
+    assert load_word(text) == word
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1e3", "nan", "1.234", "5%%", "x"])
+def test_no_loads(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        load_word(text)
+
+
+def test_rules_for_the_instances() -> None:
+    words = RuleWords("150", 1025)
+    assert words.rules(retries=2, timeout=Percent(300)) == Rules(2, "150", 2, 300)
+    assert RuleWords().rules(retries=0, timeout=5.0) == Rules()
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "many", ""])

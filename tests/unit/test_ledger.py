@@ -41,7 +41,16 @@ end = st.builds(
     st.sampled_from(["exit", "timeout", "cancelled", "lost", "rebooted", "tomorrow"]),
 )
 other = st.sampled_from(
-    ["J 1.0 runner-started 3 root screen", "J 2.0 runner-ended", "J 3.0 runner-lost", "X new"]
+    [
+        "J 1.0 runner-started 3 root screen",
+        "J 2.0 runner-ended",
+        "J 3.0 runner-lost",
+        "J 3.0 held load 1",
+        "J 3.0 held memory 2",
+        "J 4.0 freed 1",
+        "J 5.0 interrupted terminate 2026-11-25T18:02:00Z",
+        "X new",
+    ]
 )
 keys = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=4)
 adopted = st.builds("A 120.5 {}".format, keys.map(encode_keys))
@@ -93,6 +102,39 @@ def test_what_was_adopted_is_waited_for() -> None:
     assert log.status(9) == TaskStatus(9, 1, TaskState.PENDING)
     log.feed(log.offset, line("S 4.0 9 1 0 5 5") + line("E 5.0 9 1 0 exit 4.0 0"))
     assert log.open == {0: 2}
+
+
+def test_a_turn_that_an_instance_gives_by_itself_is_waited_for() -> None:
+    log = EventLog()
+    log.expect([0])
+    log.feed(0, line("S 1.0 0 1 0 5 5") + line("A 2.0 0.2"))
+    assert log.open == {0: 2}
+    log.feed(log.offset, line("E 2.0 0 1 7 exit 1.0 0"))
+    assert log.status(0) == TaskStatus(0, 2, TaskState.PENDING)
+    assert log.newest[0].exit_code == 7
+    log.feed(log.offset, line("S 4.0 0 2 0 5 5") + line("E 5.0 0 2 0 exit 4.0 0"))
+    assert not log.open
+    assert log.newest[0].state is TaskState.SUCCEEDED
+
+
+def test_slots_are_held_back_and_freed() -> None:
+    log = EventLog()
+    log.feed(0, line("J 1.0 runner-started 2 root screen"))
+    log.feed(log.offset, line("J 2.0 held load 1") + line("J 2.0 held memory 0"))
+    assert log.held == {1: "load", 0: "memory"}
+    log.feed(log.offset, line("J 3.0 freed 1") + line("J 3.0 held load 2"))
+    assert (log.held, log.damaged_lines) == ({0: "memory"}, 1)
+    log.feed(log.offset, line("J 4.0 runner-lost"))
+    assert not log.held
+
+
+def test_a_spot_notice_counts_until_another_runner_starts() -> None:
+    log = EventLog()
+    log.feed(0, line("J 1.0 interrupted terminate 2026-11-25T18:02:00Z"))
+    assert log.interrupted == ("terminate", "2026-11-25T18:02:00Z")
+    log.feed(log.offset, line("J 2.0 runner-started 2 root screen"))
+    log.feed(log.offset, line("J 3.0 interrupted \x1b[2J -"))
+    assert (log.interrupted, log.damaged_lines) == (None, 1)  # type: ignore[comparison-overlap]
 
 
 def test_nobody_gives_away_what_is_another_s() -> None:

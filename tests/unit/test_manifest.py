@@ -13,6 +13,7 @@ from poormanray.manifest import (
     HelperFile,
     Host,
     Job,
+    Rules,
     Task,
     content_digest,
     decode_manifest,
@@ -129,6 +130,25 @@ def test_content_lies_where_the_manifest_says() -> None:
             case ["F", at, size, "755", _]:
                 found["file"] = sections["content"][int(at) : int(at) + int(size)]
     assert found == {"0": b"one", "1": b"two", "file": b"\0\xff\n"}
+
+
+@given(
+    st.builds(
+        Rules,
+        retries=st.integers(0, 100),
+        max_load=st.sampled_from(["", "0", "150", "100%"]),
+        memfree_kib=st.integers(0, 1 << 40),
+        timeout_percent=st.integers(0, 999_999),
+    )
+)
+def test_what_an_instance_decides_by_itself_comes_back(rules: Rules) -> None:
+    meta = dict(encode_sections(job(rules=rules)))["meta"]
+    assert decode_meta(meta).rules == rules
+    if rules == Rules():
+        # What is off costs nothing.
+        assert not {b"retries", b"max_load", b"memfree", b"timeout_percent"} & {
+            line.partition(b"=")[0] for line in meta.splitlines()
+        }
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 90, 123456.75, 1_080_000, 31_536_000])

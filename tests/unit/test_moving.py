@@ -29,6 +29,7 @@ class Instance:
     events: bytes = b""
     alive: bool = True
     waits: bool = False
+    interrupted: bool = False
 
     def event(self, text: str) -> None:
         self.events += f"{text} {checksum(text)}\n".encode()
@@ -54,9 +55,14 @@ class Instance:
         self.claims.add(key)
         return fresh
 
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.event("J 3.0 interrupted terminate 2026-11-25T18:02:00Z")
+
     def work(self) -> None:
         for key in self.queue:
-            if self.alive and not self.waits and self.claim(key):
+            idle = self.waits or self.interrupted or not self.alive
+            if not idle and self.claim(key):
                 task, attempt = key
                 self.ran.append(key)
                 self.event(f"S 1.0 {task} {attempt} 0 5 5")
@@ -213,6 +219,65 @@ def test_clients_one_after_another_bring_lost_tasks_to_one_place(
     ran = Counter(key for instance in played.instances.values() for key in instance.ran)
     assert max(ran.values(), default=1) == 1
     assert {task for task, _ in ran} == set(range(sum(sizes)))
+
+
+@settings(max_examples=150)
+@given(SHARES.filter(lambda sizes: len(sizes) > 1), STEPS, st.integers(0, 25), st.booleans())
+def test_what_waits_under_a_spot_notice_runs_elsewhere_and_once(
+    sizes: list[int], steps: list[tuple[str, list[int]]], noticed_at: int, dies: bool
+) -> None:
+    played = world(dealt(sizes), fails=frozenset())
+    names = list(played.instances)
+    first = played.instances[names[0]]
+    for number, (fate, workers) in enumerate(steps):
+        if number == noticed_at:
+            first.interrupt()
+        for worker in workers:
+            played.instances[names[worker % len(names)]].work()
+        played.move(fate)
+    if not first.interrupted:
+        first.interrupt()
+    before = list(first.ran)
+    for _ in range(30):
+        played.look()
+        played.move("done")
+    first.alive = not dies
+    played.end(200)
+    assert first.ran == before
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    assert max(ran.values(), default=1) == 1
+    # What came to it from everybody else can go nowhere before it is lost.
+    stuck = {task for task, _ in first.queue} - {task for task, _ in ran}
+    assert {task for task, _ in ran} | stuck == set(range(sum(sizes)))
+    assert not (dies and stuck)
+
+
+def test_an_instance_under_notice_gives_at_once_and_gets_nothing() -> None:
+    played = world([list(range(12)), [12, 13, 14], [15, 16]], fails=frozenset({(12, 1)}))
+    played.mover = Mover("job", played.mover.tracks, Turns(retries=1))
+    played.instances["i-0"].interrupt()
+    played.instances["i-1"].work()
+    played.look()
+    played.move("done")
+    log = played.mover.tracks["i-0"].log
+    assert (log.open, len(log.given)) == ({}, 12)
+    played.end(100)
+    assert not played.instances["i-0"].ran
+    assert not log.adopted
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    assert ran == {**{(task, 1): 1 for task in range(17)}, (12, 2): 1}
+
+
+def test_an_instance_whose_slots_are_held_back_is_slow_and_keeps_what_it_has() -> None:
+    played = world([[0, 1, 2], [3, 4, 5]], fails=frozenset())
+    held = played.instances["i-0"]
+    held.event("J 1.0 runner-started 1 root screen")
+    held.event("J 1.0 held load 0")
+    played.look()
+    assert played.mover.order(EVERY_S) is not None
+    played.end(200)
+    ran = Counter(key for instance in played.instances.values() for key in instance.ran)
+    assert ran == {(task, 1): 1 for task in range(6)}
 
 
 def test_what_a_cancel_found_between_instances_is_cancelled_and_runs_once_when_resumed() -> None:

@@ -157,8 +157,8 @@ class Mover:
         if now_s < self.next_s or not self._able():
             return None
         adopts, gives = self._must_move(now_s)
-        if not adopts and not gives:
-            gives = self._balanced(now_s)
+        if not (adopts or gives) or self._leaves_any():
+            gives = {**self._balanced(now_s), **gives}
         rows = {
             key: queue_row(self.tracks[key], adopts.get(key), gives.get(key, {}))
             for key in {**adopts, **gives}
@@ -273,6 +273,10 @@ class Mover:
         """Say whether an instance is stopped, and what it has stays there."""
         track = self.tracks.get(instance_id)
         return track is not None and track.suspended and not self.turns.reassign
+
+    def _leaves_any(self) -> bool:
+        """Say whether an instance that EC2 takes back has tasks: those cannot wait any longer."""
+        return any(one.log.interrupted and one.log.open for one in self._working())
 
     def _able(self) -> bool:
         return not self.stopped and bool(self._working())

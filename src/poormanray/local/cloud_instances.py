@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from poormanray.local.cloud_moto import Moto, MotoInstance
@@ -119,10 +121,14 @@ class Instances:
     def reclaim(self, instance_id: str, notice_s: float | None = None) -> None:
         """Take a spot instance back: EC2 ends it `notice_s` (cloud time) after the notice.
 
-        Source: EC2 user guide: two minutes; the state reason is Server.SpotInstanceTermination.
+        Source: EC2 user guide: two minutes; the state reason is Server.SpotInstanceTermination;
+        the notice is the metadata item spot/instance-action.
         """
         self.noticed.add(instance_id)
         after_s = self._settings.reclaim_notice_s if notice_s is None else notice_s
+        ends_at_s = self._timers.wall_s() + after_s / self._settings.time_scale
+        at = datetime.fromtimestamp(ends_at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._fleet.notify(instance_id, json.dumps({"action": "terminate", "time": at}))
         self._timers.after(after_s, lambda: self._take_back(instance_id))
 
     def _take_back(self, instance_id: str) -> None:

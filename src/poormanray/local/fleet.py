@@ -136,6 +136,12 @@ class InstanceFleet:
 
         self._enqueue(member, cut)
 
+    def notify(self, instance_id: str, notice: str) -> None:
+        """Tell an instance what EC2 says of its end."""
+        member = self._member(instance_id)
+        if member is not None:
+            self._enqueue(member, lambda: self._machines.notify(instance_id, notice))
+
     def stop_agent(self, instance_id: str) -> None:
         """Stop an instance's agent, as `systemctl stop` does; scripts go on."""
         member = self._member(instance_id)

@@ -32,6 +32,8 @@ SKELETON = (
 VOLATILE = (("tmp", 0o1777), ("run", 0o755))
 VOLATILE_BELOW = (("run/screen", 0o1777), ("run/lock", 0o1777), ("run/user", 0o755))
 CONTROL = "run/initctl"
+# Stands for what the metadata service says of a spot instance's end; there is no such service.
+NOTICE = "run/spot-notice"
 # Where the resolver's real configuration may be: folders that an instance has of its own.
 _HIDDEN_CONFIGURATION = ("/run/", "/var/")
 
@@ -119,6 +121,23 @@ class InstanceFolder:
         finally:
             os.close(at)
         return f"{below}/_script.sh"
+
+    def write_notice(self, notice: str) -> None:
+        """Write what EC2 says of the instance's end where its job runners look.
+
+        Raises:
+            OSError: it has been written before, or the disk is full.
+        """
+        folder, _, name = NOTICE.partition("/")
+        at = os.open(self.path / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            # Whole, or not there: it is looked for while it is written.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with os.fdopen(os.open(f".{name}", flags, 0o644, dir_fd=at), "w") as writing:
+                writing.write(notice)
+            os.rename(f".{name}", name, src_dir_fd=at, dst_dir_fd=at)
+        finally:
+            os.close(at)
 
     def _descend(self, at: int, name: str) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

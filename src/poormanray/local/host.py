@@ -22,7 +22,7 @@ from typing import Protocol
 
 from poormanray.local import inside, standins
 from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
-from poormanray.local.folder import InstanceFolder, Owner, remove_tree
+from poormanray.local.folder import NOTICE, InstanceFolder, Owner, remove_tree
 from poormanray.local.namespaces import PATH, STANDINS_AT, Nested, make_plan, owner_behind_root
 from poormanray.local.processes import Supervised, sweep
 
@@ -57,6 +57,7 @@ class _Instance:
         self.facts = dict(facts)
         self.machine: Machine | None = None
         self.control = -1
+        self.notice = ""
         self.executions: set[Execution] = set()
         self.halt: threading.Timer | None = None
         self.lock = threading.RLock()
@@ -210,6 +211,20 @@ class Host:
                 raise OSError(f"{instance_id} is not running")
             instance.machine.limit_disk(free)
 
+    def notify(self, instance_id: str, notice: str) -> None:
+        """Tell an instance what EC2 says of its end, until that has come.
+
+        Raises:
+            OSError: its disk is full.
+        """
+        with self._lock:
+            instance = self._instances.get(instance_id)
+        if instance is not None and not instance.notice:
+            with instance.lock:
+                instance.notice = notice
+                if instance.machine is not None:
+                    instance.folder.write_notice(notice)
+
     def _pids(self, instance_id: str) -> list[int]:
         with self._lock:
             instance = self._instances.get(instance_id)
@@ -241,6 +256,8 @@ class Host:
         folder = instance.folder
         folder.create(_hostname(folder.instance_id), open_root=True)
         control = folder.prepare_boot()
+        if instance.notice:
+            folder.write_notice(instance.notice)
         # Open both ways: it never reports an end, and a writer inside never blocks.
         instance.control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
@@ -366,6 +383,7 @@ def _environment(instance: _Instance, command_id: str) -> dict[str, str]:
         "AWS_SSM_PLATFORM_VERSION": "2023",
         # There is no instance metadata service, also where the machine itself has one.
         "AWS_EC2_METADATA_DISABLED": "true",
+        "PMR_IMDS": f"/{NOTICE}",
     }
 
 

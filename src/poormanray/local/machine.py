@@ -58,6 +58,10 @@ class Machines(Protocol):
         """End its processes and remove its disk."""
         ...
 
+    def notify(self, instance_id: str, notice: str) -> None:
+        """Tell it what EC2 says of its end; raises OSError."""
+        ...
+
     def execute(
         self,
         instance_id: str,

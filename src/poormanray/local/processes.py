@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from poormanray.local.executions import Errand
-from poormanray.local.folder import CONTROL, InstanceFolder
+from poormanray.local.folder import CONTROL, NOTICE, InstanceFolder
 from poormanray.local.inside import with_variable
 from poormanray.local.namespaces import ENTER, PATH
 
@@ -130,6 +130,7 @@ class Supervised:
             "PMR_ROOT": str(path / "var" / "lib" / "pmr"),
             "PMR_HOME": str(path / "root"),
             "PMR_INITCTL": str(path / CONTROL),
+            "PMR_IMDS": str(path / NOTICE),
             "SCREENDIR": str(self._screens),
             "TMPDIR": str(path / "tmp"),
             MARKER: str(path),

@@ -76,6 +76,7 @@ class HandMachines:
     on: set[str] = field(default_factory=set)
     gone: list[str] = field(default_factory=list)
     boots: list[str] = field(default_factory=list)
+    notices: dict[str, str] = field(default_factory=dict)
     scripts: list[Script] = field(default_factory=list)
 
     def boot(self, instance_id: str, *, facts: Mapping[str, str]) -> None:
@@ -89,6 +90,9 @@ class HandMachines:
     def destroy(self, instance_id: str) -> None:
         self.on.discard(instance_id)
         self.gone.append(instance_id)
+
+    def notify(self, instance_id: str, notice: str) -> None:
+        self.notices[instance_id] = notice
 
     def execute(
         self,
