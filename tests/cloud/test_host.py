@@ -197,6 +197,18 @@ def test_power_off_keeps_the_disk_and_empties_tmp(on: Guests) -> None:
     assert (on.says("cat /proc/sys/kernel/random/boot_id") != first) is on.nested
 
 
+def test_a_spot_notice_is_where_runners_look(on: Guests) -> None:
+    assert on.says('test ! -e "$PMR_IMDS"; echo "$PMR_IMDS"').endswith("/run/spot-notice")
+    on.host.notify(ONE, "the first")
+    on.host.notify(ONE, "another")
+    assert on.says('cat "$PMR_IMDS"') == "the first"
+    assert on.says('test ! -e "$PMR_IMDS"', on=TWO) == ""
+    on.host.power_off(ONE)
+    assert on.says('cat "$PMR_IMDS"') == "the first"
+    on.host.destroy(ONE)
+    assert on.says('test ! -e "$PMR_IMDS"') == ""
+
+
 def test_power_off_ends_what_is_running(on: Guests) -> None:
     running = [on.start("sleep 60"), on.start("kill -STOP $$")]
     pause(0.3)

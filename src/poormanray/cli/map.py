@@ -97,7 +97,9 @@ def _program(
     help="Give tasks that scheduler's variables too.",
 )
 @click.option(
-    "--static", is_flag=True, help="Keep the even spread: no task moves to another instance."
+    "--static",
+    is_flag=True,
+    help="Keep the even spread: no task moves, and what fails is retried where it ran.",
 )
 @detach_option
 @job_options

@@ -68,12 +68,12 @@ def rule_options(command: Decorated) -> Decorated:
     decorated = click.option(
         "--memfree",
         type=SIZE,
-        help="Start no task while less memory is available; GNU parallel's, without its kill.",
+        help="Start no task, not even a first one, while less memory is available.",
     )(decorated)
     return click.option(
         "--max-load",
         callback=_load,
         metavar="N",
-        help="Start no task, not even the only one, while the 1-minute load of the instance is "
-        "above N (100%: one for each CPU), as GNU parallel does.",
+        help="Start no task, as GNU parallel not even a first one, while the instance's 1-minute "
+        "load is above N (100%: one for each CPU).",
     )(decorated)
