@@ -196,7 +196,7 @@ def test_after_a_spot_notice_nothing_starts_and_the_queue_stays(
     asked: list[str] = []
     with fake_imds([(404, b"Not Found"), (200, NOTICE)], asked) as place:
         noticed = replace(machine, imds=place)
-        job = made("sleep 12", *["sleep 0.1"] * 3)
+        job = made("sleep 8", *["sleep 0.1"] * 3)
         noticed.start(job)
         log = noticed.until(job, lambda log: log.interrupted is not None)
         assert log.interrupted == ("terminate", "2026-11-25T18:02:00Z")

@@ -18,9 +18,11 @@ from poormanray.jobs.patience import LONG_READ_S
 from poormanray.jobs.track import (
     REFUSALS,
     STALLED_S,
+    Again,
     Backlog,
     Happening,
     HostProblem,
+    Interrupted,
     LogText,
     Looked,
     TaskChanged,
@@ -331,6 +333,29 @@ def test_a_dead_runner_ends_the_watching() -> None:
     cloud = Cloud({"i-0": Guest(lost, {"0.1": b"last words"})})
     _, seen = follow(cloud, tasks=2)
     assert problems(seen) == [REFUSALS["runner-lost"]]
+
+
+def test_a_turn_that_an_instance_gives_by_itself_is_told_and_waited_for() -> None:
+    first = begun(0) + line("A 2.0 0.2") + done(0, 7)
+    second = line("S 3.0 0 2 0 5 5") + line("E 4.0 0 2 0 exit 3.0 0")
+    guest = Guest(first)
+
+    def goes_on(_row: str) -> None:
+        guest.events = first + second if guest.orders > 2 else first
+
+    guest.always = goes_on
+    follower, seen = follow(Cloud({"i-0": guest}), wanted=Wanted())
+    assert [one for one in seen if isinstance(one, Again)] == [Again(((0, 2),), "exit code 7")]
+    (found,) = outcomes(follower.tracks.values(), {0: "t"})
+    assert (found.state, found.status.attempt) == (TaskState.SUCCEEDED, 2)
+
+
+def test_a_spot_notice_is_told_once() -> None:
+    notice = line("J 1.5 interrupted terminate 2026-11-25T18:02:00Z")
+    cloud = Cloud({"i-0": Guest(begun(0) + notice + done(0) + begun(1) + done(1))})
+    _, seen = follow(cloud, tasks=2, wanted=Wanted())
+    told = [one for one in seen if isinstance(one, Interrupted)]
+    assert [(one.action, one.at) for one in told] == [("terminate", "2026-11-25T18:02:00Z")]
 
 
 @pytest.mark.parametrize("bound", [1, 2, 3])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poormanray.cli.headers import Manners, declared
+from poormanray.cli.options import Percent
 from poormanray.errors import UsageProblem
 from poormanray.jobs.halt import Halt, halting, parse_halt
 from poormanray.jobs.track import Again, Halted, Happening, Looked, TaskChanged
@@ -94,6 +95,7 @@ def test_a_cancelled_task_has_not_failed() -> None:
 def test_scripts_say_how_they_run() -> None:
     script = b"#!/bin/sh\n# a comment\n#PMR retries 2\n#PMR slots auto\n#PMR timeout 1h30m\ntrue\n"
     assert declared([script, b"#!/bin/sh\ntrue\n"]) == Manners("auto", 2, 5400.0)
+    assert declared([b"#PMR timeout 200%\n"]).timeout == Percent(200)
     said = Manners(slots="3").over(declared([script]))
     assert said == Manners("3", 2, 5400.0)
 

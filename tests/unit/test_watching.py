@@ -24,7 +24,15 @@ from poormanray.cli.watching import (
     watched,
 )
 from poormanray.errors import CredentialsEnded, ExitCode
-from poormanray.jobs.track import Happening, HostProblem, LogGap, LogText, TaskChanged, Track
+from poormanray.jobs.track import (
+    Happening,
+    HostProblem,
+    Interrupted,
+    LogGap,
+    LogText,
+    TaskChanged,
+    Track,
+)
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 
@@ -157,6 +165,17 @@ def test_what_failed_is_told_and_what_succeeded_is_not(capfdbinary: Capture) -> 
         "[c-0003] \\x1b is gone",
     ]
     assert ending(TaskStatus(1, 1, TaskState.SUCCEEDED, 0)) == "succeeded"
+
+
+def test_a_spot_notice_is_one_line(capfdbinary: Capture) -> None:
+    seen = watcher()
+    seen.show(Interrupted(HOST, "terminate", "2026-11-25T18:02:00Z"))
+    seen.show(Interrupted(HOST, "stop", "-"))
+    assert capfdbinary.readouterr().err.decode().splitlines() == [
+        "[c-0003] a spot notice: EC2 will terminate it at 2026-11-25T18:02:00Z: "
+        "nothing starts there",
+        "[c-0003] a spot notice: EC2 will stop it: nothing starts there",
+    ]
 
 
 def test_times_and_spans() -> None:

@@ -183,7 +183,8 @@ def _status_document(
                 "detached_by": track.log.detached_by,
                 "damaged_lines": track.log.damaged_lines,
                 "problem": track.problem,
-                "interrupted": track.log.interrupted,
+                "interrupted": track.log.interrupted
+                and dict(zip(("action", "at"), track.log.interrupted, strict=True)),
                 "held": len(track.log.held),
             }
             for track in tracks

@@ -355,7 +355,7 @@ monitor() { # log caps, time limits, and the ledger on disk, about once a second
             next=$((tick + step))
         fi
         flush
-        ((tick % 5 != 4)) || heed_notice
+        ((tick % 5)) || heed_notice
     done
 }
 
