@@ -51,6 +51,30 @@ def test_lines_words_and_json_arrive_as_they_are(pmr: Pmr, cluster: str, tmp_pat
     assert [told[0][0], told[1][0], told[2][0]] == ['{"a":[1,"ü"]}', "two\nlines\n", "3"]
 
 
+def test_a_crowded_instance_says_so_and_starts_nothing(pmr: Pmr, cluster: str) -> None:
+    words = ("map", "-n", cluster, "-d", "--array", "0-2", "--memfree", "900T", "-c", "true")
+    job = pmr(*words).stdout.strip()
+    for _ in range(20):
+        shown = pmr("status", job, "-n", cluster).stdout
+        if shown.count("slots held back: 1 by memory") == 3:
+            break
+    assert "3 tasks: 3 pending" in shown
+    assert {one["held"] for one in pmr.json("status", job, "-n", cluster)["instances"]} == {1}
+    assert (
+        pmr("cancel", job, "-n", cluster).stdout == f"job {job}: 3 tasks cancelled on 3 instances\n"
+    )
+
+
+def test_a_part_of_the_median_is_a_map_s(pmr: Pmr, cluster: str) -> None:
+    slow = "[ $PMR_TASK_ID != 0 ] || sleep 300; sleep 0.2"
+    words = ("--slots", "4", "--array", "0-11", "--timeout", "1000%", "-c", slow)
+    told = pmr("map", "-n", cluster, "--static", *words, check=False)
+    assert told.returncode == 124
+    assert "11 SUCCEEDED, 1 TIMEOUT" in told.stderr
+    refused = pmr("run", "-n", cluster, "--timeout", "200%", "-c", "true", check=False)
+    assert (refused.returncode, "next:" in refused.stderr) == (2, True)
+
+
 def test_an_array_s_tasks_know_themselves_by_other_names(pmr: Pmr, cluster: str) -> None:
     slurm = (
         "$SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT $SLURM_ARRAY_TASK_MIN $SLURM_ARRAY_TASK_MAX"

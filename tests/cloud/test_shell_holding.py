@@ -79,6 +79,7 @@ def test_what_a_held_slot_waits_for_can_be_taken_away_or_cancelled(
     assert held.until(job, lambda log: ends(log) == 1).newest[0].state is TaskState.CANCELLED
     held.cancel(job)
     assert held.ended(job).newest[1].state is TaskState.CANCELLED
+    held.until(job, lambda log: not log.held)
 
 
 def gaps_s(log: EventLog, attempts: int) -> list[float]:

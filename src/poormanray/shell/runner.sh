@@ -300,6 +300,7 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
             event E "$NOW" "$task" "$attempt" - unstartable "$NOW" "$SLOT"
         fi
     done
+    let_in
 }
 
 others_run() { # true while another slot has a task
