@@ -224,7 +224,8 @@ class Mover:
     def _adopter(self, key: Key) -> str:
         """Return who is to have an attempt, by what every client knows: so all choose the same.
 
-        One that was cut off may have sent its order just before.
+        One that was cut off may have sent its order just before. A spot notice does not count:
+        not all have heard of it, and from there an attempt moves on.
         """
 
         def draw(instance_id: str) -> bytes:
