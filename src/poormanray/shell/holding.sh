@@ -48,6 +48,15 @@ let_in() { # what was held back is not any more
     event J "$NOW" freed "$SLOT"
 }
 
+others_run() { # true while another slot has a task
+    local file pid
+    for file in "$JOB_DIR"/slots/*; do
+        [[ $file != "$JOB_DIR/slots/$SLOT" ]] || continue
+        { read -r _ pid <"$file"; } 2>/dev/null && kill -s 0 "$pid" 2>/dev/null && return
+    done
+    return 1
+}
+
 # --- another turn for what has failed -----------------------------------------------------------
 
 queue_again() { # task attempt; queues the next one, to start when its back-off is over
@@ -87,7 +96,12 @@ next_task() { # sets task and attempt; false when there is none to start now
     return 1
 }
 
-# --- a time limit by what others take -----------------------------------------------------------
+# --- time limits --------------------------------------------------------------------------------
+
+time_limit() { # task.attempt; ends the task when its time is over
+    pause "$META_timeout"
+    end_task "$1" timeout 5
+}
 
 take_time() { # of the event whose words flush has read; times are kept in milliseconds
     local key=$task.$attempt ms

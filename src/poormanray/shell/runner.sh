@@ -242,11 +242,6 @@ become_task() { # task attempt; never returns
     exec setsid ${SWITCH[@]+"${SWITCH[@]}"} env -u LC_ALL "${ENTRIES[@]}" "$SCRIPT"
 }
 
-time_limit() { # task.attempt; ends the task when its time is over
-    pause "$META_timeout"
-    end_task "$1" timeout 5
-}
-
 run_task() { # task attempt
     local key=$1.$2 limit='' code why=exit
     now
@@ -301,15 +296,6 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
         fi
     done
     let_in
-}
-
-others_run() { # true while another slot has a task
-    local file pid
-    for file in "$JOB_DIR"/slots/*; do
-        [[ $file != "$JOB_DIR/slots/$SLOT" ]] || continue
-        { read -r _ pid <"$file"; } 2>/dev/null && kill -s 0 "$pid" 2>/dev/null && return
-    done
-    return 1
 }
 
 cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole; sets LARGEST
