@@ -106,7 +106,7 @@ def obstacle(
 ) -> PmrError | None:
     """Return why nothing starts after a job that came to this; None if all is well.
 
-    `silent` are instances that exist and do not answer: what they run may not have ended.
+    `silent` are instances that run and do not answer: what they had may not have ended.
     """
     unknown = [
         one
@@ -124,6 +124,8 @@ def obstacle(
     told = f"({words}): task {worst.task} ({worst.name}) {how}"
     look = f"pmr status {job.job_id} -n {job.cluster} shows more"
     if unknown:
+        if any(one.why.startswith("suspended") for one in unknown):
+            look = f"pmr resume -n {job.cluster} starts what is stopped"
         return NotReached(
             f"nothing was started: how job {job.job_id} ends is not known {told}", look
         )
@@ -174,11 +176,12 @@ class _Awaited:
         waited: set[tuple[int, int]] = set()
         while True:
             now_s = time.time()
+            found = self.found()
             due_s = {
-                (one.task, one.status.attempt): turn_comes_s(one.status, now_s)
-                for one in self.found()
+                (one.task, one.status.attempt): turn_comes_s(one.status, now_s) for one in found
             }
-            if not (pause_s := max((s for k, s in due_s.items() if k not in waited), default=0.0)):
+            pause_s = max((s for key, s in due_s.items() if key not in waited), default=0.0)
+            if not pause_s or not all(one.state.ended for one in found):
                 return
             waited.update(due_s)
             self.app.aws.clock.sleep(pause_s)
@@ -214,9 +217,9 @@ class _Awaited:
         }
         if not mute:
             return mute
-        over = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
-        states = self.fleet.states(sorted(mute))
-        return {key for key, (state, _) in states.items() if state not in over}
+        # What ran on one that is stopped has ended with it.
+        up = (InstanceState.PENDING, InstanceState.RUNNING)
+        return {k for k, (state, _) in self.fleet.states(sorted(mute)).items() if state in up}
 
 
 def wait_for(app: App, cluster: str, earlier: Sequence[Earlier]) -> ExitCode | None:
