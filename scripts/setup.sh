@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 #
 # What scripts/test and scripts/demo stand on: a virtual environment with the project in it, and
-# GNU screen. Sourced, with `set -euo pipefail` in force. Doing it twice costs nothing.
+# GNU screen; for the tests GNU parallel too. Sourced, with `set -euo pipefail` in force. Doing it
+# twice costs nothing.
 #
 #   PMR_VENV     the folder of the virtual environment, instead of .venv
 #   PMR_PYTHON   the Python to make it with, instead of the first that is new enough
@@ -117,32 +118,43 @@ may_be_root() {
   ((EUID == 0)) || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }
 }
 
-# Set `installing` to the system's own command that installs screen.
+# Set `installing` to the system's own command that installs a program.
+# package_manager TITLE PACKAGE
 package_manager() {
   local name
   for name in apt-get dnf yum apk zypper pacman brew; do
     command -v "$name" >/dev/null || continue
     case $name in
-      apt-get) installing=(apt-get install -y screen) ;;
-      apk) installing=(apk add screen) ;;
-      zypper) installing=(zypper --non-interactive install screen) ;;
-      pacman) installing=(pacman -S --noconfirm screen) ;;
-      brew) installing=(brew install screen) ;;
-      *) installing=("$name" install -y screen) ;;
+      apt-get) installing=(apt-get install -y "$2") ;;
+      apk) installing=(apk add "$2") ;;
+      zypper) installing=(zypper --non-interactive install "${2/#parallel/gnu_parallel}") ;;
+      pacman) installing=(pacman -S --noconfirm "$2") ;;
+      brew) installing=(brew install "$2") ;;
+      *) installing=("$name" install -y "$2") ;;
     esac
     return
   done
-  stop "GNU screen is missing, and so is a package manager that this script knows" \
-    "install GNU screen, then run $0 again"
+  stop "$1 is missing, and so is a package manager that this script knows" \
+    "install $1, then run $0 again"
 }
 
-need_screen() {
+has_screen() { command -v screen >/dev/null; }
+
+# Another program of this name (of moreutils) knows no --version.
+has_parallel() { [[ $(parallel --version 2>/dev/null </dev/null) == "GNU parallel"* ]]; }
+
+need_screen() { need "GNU screen" screen; }
+
+need_parallel() { need "GNU parallel" parallel; }
+
+# need TITLE PACKAGE: install what `has_PACKAGE` does not find.
+need() {
   local installing
-  command -v screen >/dev/null && return
-  package_manager
+  "has_$2" && return
+  package_manager "$1" "$2"
   [[ ${installing[0]} == brew ]] || may_be_root ||
-    stop "GNU screen is missing, and installing it needs root" "sudo ${installing[*]}"
-  say "Installing GNU screen: ${installing[*]}"
+    stop "$1 is missing, and installing it needs root" "sudo ${installing[*]}"
+  say "Installing $1: ${installing[*]}"
   case ${installing[0]} in
     brew) quietly "${installing[@]}" ;;
     *)
@@ -150,7 +162,7 @@ need_screen() {
       [[ ${installing[0]} != apt-get ]] || quietly as_root apt-get update
       quietly as_root "${installing[@]}"
       ;;
-  esac || stop "GNU screen could not be installed" "${installing[*]}"
+  esac || stop "$1 could not be installed" "${installing[*]}"
   hash -r
-  command -v screen >/dev/null || stop "GNU screen is still missing" "install it by hand"
+  "has_$2" || stop "$1 is still missing" "install it by hand"
 }

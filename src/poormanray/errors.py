@@ -39,6 +39,12 @@ class UsageProblem(PmrError):
     exit_code = ExitCode.USAGE
 
 
+class EarlierFailed(PmrError):
+    """A job that another was to come after did not succeed."""
+
+    exit_code = ExitCode.WORK_FAILED
+
+
 class NotFound(PmrError):
     """No such cluster, instance, job or task."""
 

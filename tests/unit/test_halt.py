@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poormanray.cli import again
 from poormanray.cli.headers import Manners, declared
 from poormanray.cli.options import Percent
 from poormanray.errors import UsageProblem
+from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.halt import Halt, halting, parse_halt
+from poormanray.jobs.moving import Mover, Turns
 from poormanray.jobs.track import Again, Halted, Happening, Looked, TaskChanged
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
@@ -86,6 +91,21 @@ def test_what_gets_another_turn_has_not_failed() -> None:
     )
     assert stops == 1
     assert told[-1] == Halted(1, now=False, missed=("c-0001",))
+
+
+def test_no_further_turn_undoes_the_halt_of_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    mover = Mover("1ng8md2c5pz", {}, Turns(again={(0, 2): "i-1"}))
+    follower: Any = SimpleNamespace(mover=mover, tracks={}, job_id=mover.job_id)
+    seen: Any = SimpleNamespace(fleet=None)
+    stopped: list[bool] = []
+
+    def cancel(*_args: object, running: bool) -> list[Cancelled]:
+        stopped.append(mover.stopped and running)
+        return [Cancelled(HOST), Cancelled(HOST, problem="silent")]
+
+    monkeypatch.setattr(again, "cancel", cancel)
+    assert again._stop(seen, follower, parse_halt("now,fail=1")) == (HOST.name,)
+    assert stopped == [True]
 
 
 def test_a_cancelled_task_has_not_failed() -> None:

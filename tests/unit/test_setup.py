@@ -1,4 +1,4 @@
-"""scripts/setup.sh: which Python, which folder, and how GNU screen gets here."""
+"""scripts/setup.sh: which Python, which folder, and how GNU screen and parallel get here."""
 
 from __future__ import annotations
 
@@ -82,6 +82,24 @@ def test_who_may_installs_screen(machine: Machine, manager: str, calls: list[str
     ended = machine.run('may_be_root() { true; }; as_root() { "$@"; }; need_screen')
     assert ended.returncode == 0, ended.stderr
     assert machine.called() == calls
+
+
+@pytest.mark.parametrize(
+    ("manager", "call"),
+    [("apt-get", "apt-get install -y parallel"), ("zypper", "install gnu_parallel")],
+)
+def test_another_program_of_that_name_is_no_gnu_parallel(
+    machine: Machine, manager: str, call: str
+) -> None:
+    machine.has("parallel", "exit 1")
+    there = f'printf "#!{BASH}\\necho GNU parallel 20221122\\n" >{machine.bin}/parallel'
+    machine.has(manager, f"[[ $* != *install* ]] || {there}")
+    ended = machine.run('may_be_root() { true; }; as_root() { "$@"; }; need_parallel')
+    assert ended.returncode == 0, ended.stderr
+    assert machine.called()[-1].endswith(call)
+    machine.calls.unlink()
+    assert machine.run("need_parallel").returncode == 0
+    assert not machine.calls.exists()
 
 
 def test_who_may_not_is_told_the_one_command(machine: Machine) -> None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from poormanray.cli.chaining import Chain, Ending
 from poormanray.cli.headers import MOST_RETRIES
 from poormanray.cli.inputs import Program
 from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import DURATION, App, aws_options, cluster_option
+from poormanray.cli.planned import show_again
 from poormanray.cli.watching import WayBack, summary_event, watched
+from poormanray.cli.working import Then
 from poormanray.entries import parse_array
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs import again
+from poormanray.jobs.cancel import cancel
 from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.halt import Halt, halting, parse_halt
 from poormanray.jobs.join import of_ledger
 from poormanray.jobs.listing import Known
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
@@ -39,6 +45,21 @@ reassign_option = click.option(
     "--reassign",
     is_flag=True,
     help="What waits on stopped instances runs elsewhere, instead of after their start.",
+)
+
+
+def _halt(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Halt | None:
+    try:
+        return None if value is None else parse_halt(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+halt_option = click.option(
+    "--halt",
+    callback=_halt,
+    metavar="WHEN",
+    help="Stop at failures: now,fail=1 ends what runs; soon,fail=10% lets it end.",
 )
 
 
@@ -69,60 +90,100 @@ def seen(app: App, name: str, job: str) -> Seen:
     return Seen(fleet, known, tracks, outcomes(tracks, known.manifest.task_names))
 
 
-def go_on(
-    app: App,
-    before: Seen,
-    chosen: Sequence[Outcome],
-    *,
-    retries: int,
-    wait_timeout: float | None,
-    reassign: bool = False,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """How a job goes on, and how it is watched.
+
+    `fixed` are words of the command line that a job which is there already cannot follow.
+    """
+
+    retries: int = 0
+    wait_timeout_s: float = 0.0
+    halt: Halt | None = None
+    chain: Chain = Chain()  # noqa: RUF009 (it is frozen)
+    dry_run: bool = False
+    reassign: bool = False
+    fixed: tuple[str, ...] = ()
+
+
+def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> int:
     """Give the chosen tasks another turn, and watch the job until it ends."""
-    job_id, cluster = before.known.summary.job_id, before.fleet.cluster
     waiting = sum(not one.state.ended for one in before.found)
-    again_words = "1 task runs" if len(chosen) == 1 else f"{len(chosen)} tasks run"
-    app.out.note(f"job {job_id}: {again_words} again, {waiting} not ended yet")
+    if onward.dry_run:
+        return show_again(app.out, before.known.summary.job_id, chosen, waiting)
     if not chosen and not waiting:
-        return _told(app, before.known, before.found, gave_up=False)
-    turns = again.turns(chosen, before.tracks, before.found, retries=retries, reassign=reassign)
+        return _nothing(app, before, onward)
+    again_words = "1 task runs" if len(chosen) == 1 else f"{len(chosen)} tasks run"
+    job_id = before.known.summary.job_id
+    app.out.note(f"job {job_id}: {again_words} again, {waiting} not ended yet")
+    turns = again.turns(
+        chosen, before.tracks, before.found, retries=onward.retries, reassign=onward.reassign
+    )
     follower = follower_for(
         app,
         before.fleet,
         before.known,
         Wanted(),
         again.revived(before.tracks),
-        timeout_s=wait_timeout or 0.0,
+        timeout_s=onward.wait_timeout_s,
         turns=turns,
         newcomers=of_ledger(before.fleet, before.known, DELIVER_TIMEOUT_S),
     )
+    count = len(chosen) + waiting
+    watch = partial(_watch, app, before, follower, count, onward.halt)
+    code = onward.chain.watched(app, watch)
+    if code is not None:
+        return code
+    found = outcomes(follower.tracks.values(), before.known.manifest.task_names)
+    if follower.gave_up_waiting:
+        onward.chain.skipped(app)
+        return _told(app, job_id, found, Verdict(ExitCode.NOT_REACHED))
+    then = onward.chain.then(Ending(app, before.fleet.cluster, job_id))
+    return _told(app, job_id, found, verdict(found), then)
+
+
+def _watch(
+    app: App, before: Seen, follower: Follower, count: int, halt: Halt | None
+) -> ExitCode | None:
+    """Show the job until it ends; what counts for a halt are the `count` tasks that have a turn."""
+    job_id, cluster = before.known.summary.job_id, before.fleet.cluster
     back = WayBack(
         job_id,
         app.command_line("map", "--resume", job_id, "-n", cluster),
         follower.tracks.values(),
         app.command_line("resume", "-n", cluster),
     )
-    progress = Progress(app.aws.clock, len(chosen) + waiting)
-    code = watched(app.out, follower.run(), MapWatcher(app.out, progress=progress), back)
+    happenings = follower.run()
+    if halt is not None:
+        happenings = halting(happenings, halt, count, partial(_stop, before, follower, halt))
+    progress = Progress(app.aws.clock, count)
+    code = watched(app.out, happenings, MapWatcher(app.out, progress=progress), back)
     if code is not None:
         return code
     if follower.gave_up_waiting:
         back.tell(app.out, "stopped watching")
     else:
         back.tell_stopped(app.out)
-    return _concluded(app, before.known, follower)
+    return None
 
 
-def resume(  # noqa: PLR0913 (each says how)
+def _stop(before: Seen, follower: Follower, halt: Halt) -> tuple[str, ...]:
+    if follower.mover:
+        # Further turns would undo the cancel.
+        follower.mover.stop()
+    hosts = [track.host for track in follower.tracks.values() if not track.gone]
+    done = cancel(before.fleet, follower.job_id, hosts, running=halt.now)
+    return tuple(one.host.name for one in done if one.problem)
+
+
+def resume(
     app: App,
     name: str,
     job: str,
     program: Program | None,
     *,
     changed: bool,
-    retries: int,
-    wait_timeout: float | None,
-    reassign: bool,
+    onward: Onward,
 ) -> int | Program:
     """Go on with a map: what has not ended goes on, and all without success runs again.
 
@@ -130,27 +191,50 @@ def resume(  # noqa: PLR0913 (each says how)
     run as a job of its own is returned, without the tasks that succeeded as they are.
 
     Raises:
-        UsageProblem: the program is another.
+        UsageProblem: the program is another, or an option asks for what the job cannot follow.
     """
     before = seen(app, name, job)
+    job_id = before.known.summary.job_id
     if program is not None:
         differs = _changes(before.known, program)
         if differs and not changed:
             raise UsageProblem(
-                f"job {before.known.summary.job_id} was submitted with other content "
-                f"({differs.words()})",
+                f"job {job_id} was submitted with other content ({differs.words()})",
                 "--changed runs what is new, changed or did not succeed, as a job of its own",
             )
         if differs:
             return _rest(before, program)
+    refuse(onward.fixed, job_id, "nothing has changed, so ")
     chosen = again.chosen(before.found, again.UNSUCCESSFUL)
-    return go_on(app, before, chosen, retries=retries, wait_timeout=wait_timeout, reassign=reassign)
+    return go_on(app, before, chosen, onward)
 
 
-def join(app: App, name: str, job: str, *, wait_timeout: float | None, reassign: bool) -> int:
+def join(app: App, name: str, job: str, onward: Onward) -> int:
     """Watch a map, and let the cluster's other instances take part in what waits."""
     before = seen(app, name, job)
-    return go_on(app, before, (), retries=0, wait_timeout=wait_timeout, reassign=reassign)
+    if not onward.dry_run and all(one.state.ended for one in before.found):
+        return _told(app, before.known.summary.job_id, before.found, verdict(before.found))
+    return go_on(app, before, (), onward)
+
+
+def refuse(fixed: Sequence[str], job: str, why: str = "") -> None:
+    """Refuse options that a job which goes on itself cannot follow; `why` it does.
+
+    Raises:
+        UsageProblem: there are such options.
+    """
+    if "--detach" in fixed:
+        raise UsageProblem(
+            f"{why}job {job} goes on itself, and -d needs a job of its own: further turns need a "
+            "client that watches",
+            "leave out -d",
+        )
+    if fixed:
+        words = " and ".join([", ".join(fixed[:-1]), fixed[-1]] if fixed[1:] else fixed)
+        raise UsageProblem(
+            f"{why}job {job} goes on as it was submitted: {words} cannot be chosen any more",
+            f"leave out {words}, or submit it as a job of its own",
+        )
 
 
 def _keys(program: Program) -> dict[int, str]:
@@ -185,18 +269,22 @@ def _rest(before: Seen, program: Program) -> Program:
     return Program(program.scripts, rest)
 
 
-def _concluded(app: App, known: Known, follower: Follower) -> int:
-    found = outcomes(follower.tracks.values(), known.manifest.task_names)
-    return _told(app, known, found, gave_up=follower.gave_up_waiting)
+def _nothing(app: App, before: Seen, onward: Onward) -> int:
+    """Say that there is nothing to do: that is no failure, whatever else became of the job."""
+    job_id = before.known.summary.job_id
+    app.out.note(f"job {job_id}: nothing to do, no task runs again")
+    then = onward.chain.then(Ending(app, before.fleet.cluster, job_id))
+    return _told(app, job_id, before.found, Verdict(ExitCode.OK), then)
 
 
-def _told(app: App, known: Known, found: Sequence[Outcome], *, gave_up: bool) -> int:
-    job_id = known.summary.job_id
-    reached = Verdict(ExitCode.NOT_REACHED) if gave_up else verdict(found)
-    app.out.event(summary_event(job_id, found, reached))
+def _told(
+    app: App, job_id: str, found: Sequence[Outcome], reached: Verdict, then: Then | None = None
+) -> int:
     counts = ended_counts(one.status for one in found)
     words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
     app.out.note(f"job {job_id}: {words}")
+    reached = then(found, reached) if then else reached
+    app.out.event(summary_event(job_id, found, reached))
     return reached.code
 
 
@@ -219,6 +307,7 @@ def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
 @click.option("--lost", is_flag=True, help="What was lost with its instance or its runner.")
 @retries_option
 @reassign_option
+@halt_option
 @click.option("--wait-timeout", type=DURATION, help="Stop watching after this long.")
 @job_argument
 @click.argument("tasks", nargs=-1, metavar="[TASKS]...")
@@ -231,6 +320,7 @@ def retry(  # noqa: PLR0913 (one for each option)
     lost: bool,
     retries: int | None,
     reassign: bool,
+    halt: Halt | None,
     wait_timeout: float | None,
     job: str,
     tasks: tuple[str, ...],
@@ -246,6 +336,5 @@ def retry(  # noqa: PLR0913 (one for each option)
     if not states:
         states = again.UNSUCCESSFUL | ({TaskState.SUCCEEDED} if numbers else frozenset())
     chosen = again.chosen(before.found, states, numbers)
-    return go_on(
-        app, before, chosen, retries=retries or 0, wait_timeout=wait_timeout, reassign=reassign
-    )
+    how = Onward(retries or 0, wait_timeout or 0.0, halt, reassign=reassign)
+    return go_on(app, before, chosen, how)

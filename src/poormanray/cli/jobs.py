@@ -44,6 +44,11 @@ def known_job(app: App, name: str, job: str) -> tuple[Fleet, Known]:
     return fleet, load(fleet, resolve(fleet, job))
 
 
+def job_id_of(app: App, name: str, job: str) -> str:
+    """Return the id of the job that an id, a name or `last` means now."""
+    return resolve(muster(app.aws, Selection(name)), job)
+
+
 def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
     """Return a track for each instance of the job, with why it cannot be asked, if so."""
     problems = dict(known.problems)

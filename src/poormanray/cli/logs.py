@@ -83,7 +83,7 @@ def _show_tail(app: App, choice: _Choice, lines: int, watcher: Watcher) -> list[
     return tracks
 
 
-def _ask_again(tracks: list[Track], fleet: Fleet) -> None:
+def ask_again(tracks: list[Track], fleet: Fleet) -> None:
     """Let those be followed that did not tell of the job when it was read, but can be asked.
 
     Their agents may be back, or the job's start may have been on its way.
@@ -136,7 +136,7 @@ def logs(  # noqa: PLR0913 (one for each option)
             watcher.finish()
             return _read(tracks, choice.tasks)
     if follow:
-        _ask_again(tracks, fleet)
+        ask_again(tracks, fleet)
     wanted = Wanted(
         choice.tasks.__contains__,
         live=follow,

@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import click
+from click.core import ParameterSource
 
-from poormanray.cli.again import join, reassign_option, resume, retries_option
+from poormanray.cli.again import (
+    Onward,
+    halt_option,
+    join,
+    reassign_option,
+    refuse,
+    resume,
+    retries_option,
+)
+from poormanray.cli.chaining import Chain, Ending, chain_options
 from poormanray.cli.elements import Elements, Sources
 from poormanray.cli.elements import program as program_of
 from poormanray.cli.headers import Manners, declared, slots_word
 from poormanray.cli.inputs import Program, collect_scripts
+from poormanray.cli.jobs import job_id_of
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import (
     App,
@@ -24,21 +35,22 @@ from poormanray.cli.planned import show_plan
 from poormanray.cli.rules import RuleWords, rule_options
 from poormanray.cli.working import JobWords, Submission, job_options, seconds_of
 from poormanray.errors import UsageProblem
-from poormanray.jobs.halt import Halt, parse_halt
+from poormanray.jobs.halt import Halt
 from poormanray.jobs.moving import Turns
+from poormanray.jobs.submit import Work
 from poormanray.jobs.track import Wanted
 from poormanray.model import Selection
+
+# What a job has from the start: an option that goes on with one cannot choose it any more.
+NEW_ONLY = {
+    *("instance_ids", "slots", "compat", "static", "detach", "user", "timeout"),
+    *("deliver_timeout", "env", "files", "job_name", "job_id", "max_load", "memfree"),
+}
+COMMANDLINE = ParameterSource.COMMANDLINE
 
 
 def _slots(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     return None if value is None else slots_word(value)
-
-
-def _halt(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Halt | None:
-    try:
-        return None if value is None else parse_halt(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 def _program(
@@ -85,12 +97,7 @@ def _program(
 )
 @rule_options
 @retries_option
-@click.option(
-    "--halt",
-    callback=_halt,
-    metavar="WHEN",
-    help="Stop at failures: now,fail=1 ends what runs; soon,fail=10% lets it end.",
-)
+@halt_option
 @click.option(
     "--compat",
     type=click.Choice(["slurm", "batch", "coiled"]),
@@ -103,6 +110,7 @@ def _program(
 )
 @detach_option
 @job_options
+@chain_options
 @click.option(
     "--resume", "earlier", metavar="JOB", help="Go on with a map: what did not succeed runs again."
 )
@@ -138,6 +146,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     static: bool,
     detach: bool,
     asked: JobWords,
+    chain: Chain,
     earlier: str | None,
     changed: bool,
     joined: str | None,
@@ -147,27 +156,30 @@ def map_(  # noqa: PLR0913 (one for each option)
 ) -> int:
     """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
     elements, before = Sources(array, each_line, from_json).read(words)
+    wait_s = asked.wait_timeout or 0.0
     if joined is not None:
-        if elements or before or command or scripts or earlier:
+        if elements or before or command or scripts or earlier or chain.after:
             raise UsageProblem("--join takes a job as it is", "pmr map --join JOB")
-        return join(app, name, joined, wait_timeout=asked.wait_timeout, reassign=reassign)
+        refuse(_fixed(), joined)
+        chain.check(detach=detach)
+        how = Onward(retries or 0, wait_s, halt, chain, dry_run, reassign)
+        return join(app, name, joined, how)
     given = earlier is None or bool(elements or before or command or scripts)
     program = _program(elements, command, scripts, before) if given else None
     said = Manners(slots, retries, asked.timeout).over(declared(program.scripts if program else ()))
-    _check(detach=detach, halt=halt)
     if changed and earlier is None:
         raise UsageProblem("--changed belongs to --resume", "pmr map --resume JOB DIR --changed")
+    fixed = _fixed() if earlier else ()
+    if earlier is not None and not changed:
+        refuse(fixed, earlier)
+    _check(chain, detach=detach, halt=halt)
+    if chain.after and not dry_run:
+        earlier = earlier and job_id_of(app, name, earlier)
+        if (code := chain.wait(app, name)) is not None:
+            return code
+    onward = Onward(said.retries or 0, wait_s, halt, chain, dry_run, reassign, fixed)
     if earlier is not None:
-        went_on = resume(
-            app,
-            name,
-            earlier,
-            program,
-            changed=changed,
-            retries=said.retries or 0,
-            wait_timeout=asked.wait_timeout,
-            reassign=reassign,
-        )
+        went_on = resume(app, name, earlier, program, changed=changed, onward=onward)
         if isinstance(went_on, int):
             return went_on
         program = went_on
@@ -182,27 +194,43 @@ def map_(  # noqa: PLR0913 (one for each option)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
         return show_plan(app.out, submission.job)
-    return _watched(submission, detach=detach, halt=halt)
+    return _watched(submission, work, chain, detach=detach, halt=halt)
 
 
-def _check(*, detach: bool, halt: Halt | None) -> None:
+def _fixed() -> tuple[str, ...]:
+    """Return the options that were given and hold for a new job only."""
+    context = click.get_current_context()
+    return tuple(
+        one.opts[-1]
+        for one in context.command.params
+        if one.name in NEW_ONLY
+        and context.params[one.name]
+        and context.get_parameter_source(one.name) is COMMANDLINE
+    )
+
+
+def _check(chain: Chain, *, detach: bool, halt: Halt | None) -> None:
     """Refuse what nobody would decide on.
 
     Raises:
-        UsageProblem: there is a halt, and nobody who watches.
+        UsageProblem: there is a halt, or a job before or a command after it, and nobody who watches.
     """
+    chain.check(detach=detach)
     if halt and detach:
         raise UsageProblem("--halt needs a client that watches", "leave out -d")
 
 
-def _watched(submission: Submission, *, detach: bool, halt: Halt | None) -> int:
-    follower = submission.follower(Wanted())
+def _watched(
+    submission: Submission, work: Work, chain: Chain, *, detach: bool, halt: Halt | None
+) -> int:
+    app, follower = submission.app, submission.follower(Wanted())
     total = len(submission.job.tasks)
-    progress = None if detach else Progress(submission.app.aws.clock, total)
-    watcher = MapWatcher(submission.app.out, progress=progress)
-    code = submission.watch(follower, watcher, halt)
+    progress = None if detach else Progress(app.aws.clock, total)
+    watcher = MapWatcher(app.out, progress=progress)
+    code = chain.watched(app, lambda: submission.watch(follower, watcher, halt))
     if code is not None:
         return code
     if detach:
         return submission.detached(follower)
-    return submission.conclude(follower, own_code=False)
+    ending = Ending(app, submission.job.cluster, submission.job.job_id, work.user, work.env)
+    return submission.conclude(follower, own_code=False, then=chain.then(ending))

@@ -76,6 +76,14 @@ class App:
         ]
         return shlex.join(["pmr", *(str(word) for word in words), *given])
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which a program talks to the same cloud as this command."""
+        given = {"AWS_REGION": self._region, "AWS_PROFILE": self._profile}
+        return {
+            **{k: v for k, v in given.items() if v},
+            **({"PMR_LOCAL": "1"} if self.local else {}),
+        }
+
 
 class Duration(click.ParamType[float]):
     """A time span such as `90`, `30m` or `1h30m`, as seconds, more than 0."""

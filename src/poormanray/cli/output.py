@@ -188,6 +188,26 @@ class Output:
             self._progress = ""
 
 
+class Aside(Output):
+    """The voice of what is done beside a command's own work: all of it goes to stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_terminal = self._redraws
+
+    def line(self, text: str) -> None:
+        """Say a line of data."""
+        self.note(text)
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes to stderr as they are."""
+        with self._lock:
+            self._wipe()
+            sys.stderr.flush()
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from poormanray.cli.watching import readable_bytes
+from poormanray.cli.watching import ending, readable_bytes
 from poormanray.errors import ExitCode
+from poormanray.jobs.outcome import Outcome
 from poormanray.jobs.submit import pack
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
     from poormanray.manifest import Job
 
-# Tasks of an instance that are named.
-SHOWN = 3
+# Tasks of an instance that are named, and those that would run again.
+SHOWN, SHOWN_AGAIN = 3, 20
 
 
 def show_plan(out: Output, job: Job) -> ExitCode:
@@ -43,6 +45,31 @@ def show_plan(out: Output, job: Job) -> ExitCode:
             ],
             "bytes": size,
             "parts": len(parcel.parts),
+        }
+    )
+    return ExitCode.OK
+
+
+def show_again(out: Output, job_id: str, chosen: Sequence[Outcome], waiting: int) -> ExitCode:
+    """Print which tasks of a job would run again; nothing is sent that starts one."""
+    words = "1 task" if len(chosen) == 1 else f"{len(chosen)} tasks"
+    out.line(f"job {job_id}: {words} would run again, {waiting} not ended yet; nothing was started")
+    if chosen:
+        rows = [
+            (str(one.task), one.name, str(one.status.attempt + 1), one.why or ending(one.status))
+            for one in chosen[:SHOWN_AGAIN]
+        ]
+        out.table(("TASK", "SCRIPT", "ATTEMPT", "HOW THE LAST ONE ENDED"), rows)
+    if len(chosen) > SHOWN_AGAIN:
+        out.line(f"and {len(chosen) - SHOWN_AGAIN} more (--json lists all)")
+    out.document(
+        {
+            "job": job_id,
+            "again": [
+                {"task": one.task, "name": one.name, "attempt": one.status.attempt + 1}
+                for one in chosen
+            ],
+            "waiting": waiting,
         }
     )
     return ExitCode.OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from poormanray.cli.chaining import Chain, Ending, chain_options
 from poormanray.cli.inputs import Program, script_file
 from poormanray.cli.options import (
     App,
@@ -43,6 +44,7 @@ def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> 
 @parallelism_option
 @detach_option
 @job_options
+@chain_options
 @click.option(
     "--no-prefix", is_flag=True, help="Show output as it is, without [name] before lines."
 )
@@ -59,6 +61,7 @@ def run(  # noqa: PLR0913 (one for each option)
     parallelism: int | None,
     detach: bool,
     asked: JobWords,
+    chain: Chain,
     no_prefix: bool,
     words: tuple[str, ...],
 ) -> int:
@@ -71,16 +74,21 @@ def run(  # noqa: PLR0913 (one for each option)
         raise UsageProblem(
             "-j needs somebody who watches, and -d does not watch", "leave out one of -d and -j"
         )
+    chain.check(detach=detach)
     work = asked.work("run", Program((_script(command, script, words),)))
     manner = asked.manner(detach=detach, parallelism=parallelism)
+    if (code := chain.wait(app, name)) is not None:
+        return code
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     wanted = Wanted(logs=None if detach else lambda _task: True)
     follower = submission.follower(wanted)
     watcher = Watcher(app.out, prefix=not no_prefix)
-    code = submission.watch(follower, watcher)
+    code = chain.watched(app, lambda: submission.watch(follower, watcher))
     if code is not None:
         return code
     if detach:
         return submission.detached(follower)
     alone = len(submission.job.hosts) == 1
-    return submission.conclude(follower, own_code=alone, left_out=len(submission.fleet.left_out))
+    then = chain.then(Ending(app, name, submission.job.job_id, work.user, work.env))
+    left_out = len(submission.fleet.left_out)
+    return submission.conclude(follower, own_code=alone, left_out=left_out, then=then)

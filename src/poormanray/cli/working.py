@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from poormanray.cli.options import App
 
 Decorated = Callable[..., Any]
+# What is still to be done when a job has ended; it may change what that comes to.
+Then = Callable[[Sequence[Outcome], Verdict], Verdict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,15 +324,18 @@ class Submission:
         done = cancel(self.fleet, self.job.job_id, hosts, running=halt.now)
         return tuple(one.host.name for one in done if one.problem)
 
-    def conclude(self, follower: Follower, *, own_code: bool, left_out: int = 0) -> int:
-        """Sum the job up: what failed, in words and JSON, and the exit code."""
+    def conclude(
+        self, follower: Follower, *, own_code: bool, left_out: int = 0, then: Then | None = None
+    ) -> int:
+        """Sum the job up: what failed, in words and JSON, and the exit code; `then` before that."""
         found = self._found(follower)
         reached = verdict(found, left_out=left_out, own_code=own_code)
         counts = ended_counts(outcome.status for outcome in found)
-        self.app.out.event(summary_event(self.job.job_id, found, reached))
         words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
         if reached.code or self.job.kind == "map":
             self.app.out.note(f"job {self.job.job_id}: {words}")
+        reached = then(found, reached) if then else reached
+        self.app.out.event(summary_event(self.job.job_id, found, reached))
         return reached.code
 
     def _found(self, follower: Follower) -> list[Outcome]:

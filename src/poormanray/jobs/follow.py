@@ -85,7 +85,7 @@ class Follower:
         self._clock = clock
         self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
-        self._mover = None if turns is None else Mover(job_id, self.tracks, turns)
+        self.mover = self._mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
         self._newcomers = newcomers
         self._join_s = clock.now_s() + JOIN_EVERY_S
