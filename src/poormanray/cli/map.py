@@ -213,7 +213,7 @@ def _check(chain: Chain, *, detach: bool, halt: Halt | None) -> None:
     """Refuse what nobody would decide on.
 
     Raises:
-        UsageProblem: there is a halt, or a job before or a command after it, and nobody who watches.
+        UsageProblem: there is a halt, or something before or after the job, and nobody watches.
     """
     chain.check(detach=detach)
     if halt and detach:
