@@ -97,8 +97,9 @@ class Cluster:
     @property
     def command(self) -> str:
         """Return what a task runs for its time."""
-        slow = f'awk "BEGIN {{ print $PMR_ENTRY * {self.slowness} }}"'
-        return f'if [ "$PMR_HOST_INDEX" = 0 ]; then sleep "$({slow})"; else sleep "$PMR_ENTRY"; fi'
+        slow = f'awk "BEGIN {{ print $time * {self.slowness} }}"'
+        program = f'if [ "$PMR_HOST_INDEX" = 0 ]; then sleep "$({slow})"; else sleep "$time"; fi'
+        return f"time={{}}; {program}"
 
 
 def _makespans() -> Iterator[Figure]:
