@@ -13,8 +13,9 @@ import pytest
 
 from poormanray import shell
 from poormanray.envelope import Chunk
-from poormanray.ledger import TaskState
-from tests.cloud.test_shell_ledger import ME, Machine, machine, made
+from poormanray.ledger import TaskState, checksum
+from poormanray.manifest import decode_meta
+from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made
 
 __all__ = ["machine"]  # the fixture
 
@@ -122,3 +123,59 @@ def test_no_hole_is_made_that_is_not_on_record(tmp_path: Path, holes: str, punch
         "cap_logs; echo ${said-}"
     )
     assert said(script) == punched
+
+
+@pytest.mark.parametrize("breaks", ["rm $J/logs/1.1; mkdir $J/logs/1.1", "rm $J/env"])
+def test_a_task_that_cannot_begin_has_no_code_of_its_own(machine: Machine, breaks: str) -> None:
+    job = made("", "true")
+    placed = f"J={machine.ledger(job)}; until [[ -e $J/placed ]]; do sleep 0.05; done"
+    first = shell.command_script(f"{placed}; {breaks}")
+    log = machine.run(replace(job, scripts=(first, job.scripts[1])))
+    told = [(log.newest[task].state, log.newest[task].exit_code) for task in (0, 1)]
+    assert told == [(TaskState.SUCCEEDED, 0), (TaskState.LOST, None)]
+    assert log.newest[1].reason == "unstartable"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize(
+    ("program", "text", "user", "reason"),
+    [
+        ("getent", "exit 1", "no-such-user-here", "unstartable"),
+        ("getent", "exit 2", "no-such-user-here", "no-user"),
+        ("getent", '[[ ! -e $0.1 ]] || exec "$REAL" "$@"\n: >$0.1; exit 1', "x-x", "no-user"),
+        ("id", "exit 1", "nobody", "unstartable"),
+        ("setpriv", "exit 127", "nobody", "unstartable"),
+    ],
+)
+def test_a_look_up_that_fails_makes_no_other_user(
+    machine: Machine, program: str, text: str, user: str, reason: str
+) -> None:
+    log = with_program(machine, program, f"{text}\n").run(made("true", user=user))
+    assert (log.newest[0].state, log.newest[0].reason) == (TaskState.LOST, reason)
+
+
+def test_what_another_instance_has_got_is_not_counted(machine: Machine) -> None:
+    gate = machine.folder / "gate"
+    job = made(f"until [[ -e {gate} ]]; do sleep 0.05; done", "true", "exit 3", "true")
+    machine.start(job)
+    machine.until(job, lambda log: bool(log.tasks))
+
+    def counts() -> dict[str, int]:
+        ((_, meta),) = machine.send(shell.Call("jobs", ("9",), 0)).jobs
+        return dict(decode_meta(meta).counts)
+
+    assert counts() == {"queued": 4, "running": 1, "succeeded": 0, "failed": 0}
+    machine.send(shell.Call("queue", (job.job_id,), 0, {ME: "0 - 7:1.1/3.1"}))
+    gate.touch()
+    machine.until(job, lambda log: ends(log) == 2)
+    assert counts() == {"queued": 2, "running": 0, "succeeded": 1, "failed": 1}
+    # One comes back, and one gets another turn, which ends well.
+    with (machine.ledger(job) / "events").open("a") as events:
+        for text in (
+            "A 9.0 3.2,2.2",
+            "E 9.1 2 2 0 exit 9.0 0",
+            "S 9.0 2 2 0 1 1",
+            "S 9.2 3 2 0 1 1",
+        ):
+            events.write(f"{text} {checksum(text)}\n")
+    assert counts() == {"queued": 3, "running": 1, "succeeded": 2, "failed": 0}

@@ -26,6 +26,17 @@ now() { # sets NOW to the epoch with microseconds; bash 4 has no EPOCHREALTIME
     fi
 }
 
+patiently() { # words; what they come to, tried again while that may be the machine's failure
+    local tries code
+    for tries in 1 2 3; do
+        "$@"
+        code=$?
+        # 2: what was asked for is not there. 127: who would know is not.
+        ((code == 0 || code == 2 || code == 127 || tries == 3)) && return "$code"
+        pause 1
+    done
+}
+
 boot_id() { # sets BOOT
     BOOT=none
     [[ -r /proc/sys/kernel/random/boot_id ]] && read -r BOOT </proc/sys/kernel/random/boot_id
@@ -208,6 +219,11 @@ give_reason() { # task.attempt reason; why it is ended, for whoever reaps it; th
     [[ -L $JOB_DIR/why/$1 ]] && return
     rm -f "$JOB_DIR/reserve"
     ln -s "$2" "$JOB_DIR/why/$1"
+}
+
+not_started() { # task.attempt; never returns: the machine has failed, before there was a task
+    give_reason "$1" unstartable
+    exit 126
 }
 
 end_task() { # task.attempt reason grace

@@ -3,13 +3,14 @@
 # The runner of one job on one instance: K slots that claim tasks from the queue and run them.
 # It lives in its own screen session, outside the process group of any command.
 
-user_line() { # name; sets UID_OF, GID_OF, USER_HOME and USER_SHELL; false where there is no such user
+user_line() { # name; sets UID_OF, GID_OF, USER_HOME and USER_SHELL, or is false and sets NO_USER
     local entry
+    NO_USER=no-user
     # The file first: a directory service may be out of reach just now, and costs a process.
     while IFS=: read -r entry _ UID_OF GID_OF _ USER_HOME USER_SHELL; do
         [[ $entry == "$1" ]] && return
     done </etc/passwd
-    entry=$(getent passwd -- "$1") || return
+    entry=$(patiently getent passwd -- "$1") || { (($? == 2)) || NO_USER=unstartable; return 1; }
     IFS=: read -r _ _ UID_OF GID_OF _ USER_HOME USER_SHELL <<<"$entry"
 }
 
@@ -22,18 +23,20 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
         for name in ${META_user:-ec2-user ubuntu admin root}; do
             user_line "$name" && USER_NAME=$name && break
         done
-        [[ -z $META_user || $USER_NAME == "$META_user" ]] || USER_UNKNOWN=1
+        [[ -z $META_user || $USER_NAME == "$META_user" ]] || USER_FAULT=$NO_USER
     else
         USER_NAME=$(id -un 2>/dev/null) || USER_NAME=$UID
         # A local cloud of plain processes: everybody there has the rights of who started it.
-        [[ -z $META_user ]] || user_line "$META_user" || USER_UNKNOWN=1
+        [[ -z $META_user ]] || user_line "$META_user" || USER_FAULT=$NO_USER
     fi
     USER_HOME=${HOME:-/root} USER_SHELL=/bin/bash
     user_line "$USER_NAME"
     if ((UID == 0)) && [[ $USER_NAME != root ]]; then
         # Asked for once: each task would ask the machine's directory of users again.
-        groups=$(id -G -- "$USER_NAME") || groups=$GID_OF
+        groups=$(patiently id -G -- "$USER_NAME") || USER_FAULT=unstartable
         SWITCH=(setpriv --reuid "$UID_OF" --regid "$GID_OF" --groups "${groups// /,}" --)
+        # Where nobody can become that user, no task may be told of its exit code.
+        [[ -n ${USER_FAULT-} ]] || patiently ${SWITCH[@]+"${SWITCH[@]}"} true || USER_FAULT=unstartable
         USER_IDS=$UID_OF:$GID_OF
     fi
     ((UID != 0)) && USER_HOME=${PMR_HOME:-$USER_HOME}
@@ -160,8 +163,8 @@ places_ahead() { # for what is queued, in its order, while the first tasks run a
 }
 
 prepare() { # task.attempt; what it needs is there, or FAULT says why not
-    FAULT=no-user
-    [[ -z ${USER_UNKNOWN-} ]] || return 1
+    FAULT=${USER_FAULT-}
+    [[ -z $FAULT ]] || return
     FAULT=unstartable
     WORK=$PMR_ROOT/work/$JOB/$1
     LOG=$JOB_DIR/logs/$1
@@ -185,7 +188,7 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     case ${ENTRY_OF[$1]} in
         '') ;;
         '#') export PMR_ENTRY=$1 ;;
-        *) task_entry "${ENTRY_OF[$1]}" ;;
+        *) task_entry "${ENTRY_OF[$1]}" || return ;;
     esac
     [[ -z $META_compat ]] || names_of_others "$1" "$2"
     unset AWS_SSM_INSTANCE_ID
@@ -213,7 +216,7 @@ names_of_others() { # task attempt; what scripts written for another scheduler l
 }
 
 task_entry() { # base64; exports PMR_ENTRY, with every newline that it ends in
-    PMR_ENTRY=$(base64 -d <<<"${1#=}" && printf x)
+    PMR_ENTRY=$(base64 -d <<<"${1#=}" && printf x) || return
     export PMR_ENTRY=${PMR_ENTRY%x}
 }
 
@@ -230,12 +233,11 @@ begin() { # task attempt; tells that it runs in this very process, before anythi
 
 become_task() { # task attempt; never returns
     begin "$1" "$2"
-    exec </dev/null >>"$LOG" 2>&1
+    exec </dev/null >>"$LOG" 2>&1 || not_started "$1.$2"
     # The task is the kernel's first choice when memory runs out, the runner its last.
     { printf 800 >/proc/self/oom_score_adj; } 2>/dev/null
     exec {PMR_NEVER}>&- {HELD}>&- {QUEUE}<&-
-    cd "$WORK" || exit 126
-    task_environment "$1" "$2"
+    { cd "$WORK" && task_environment "$1" "$2"; } || not_started "$1.$2"
     umask 022
     # What has a "=" in it would be a variable.
     [[ $SCRIPT != *=* ]] || SCRIPT=../../../jobs/$JOB/scripts/${SCRIPT##*/}
@@ -262,6 +264,7 @@ run_task() { # task attempt
         why=$(readlink "$JOB_DIR/why/$key")
         [[ -n $limit && $why == timeout ]] && wait "$limit" 2>/dev/null
         [[ -z $limit && $why == timeout ]] && end_processes "$key" 5
+        [[ $why == unstartable ]] && code=-
     fi
     [[ -n $limit ]] && kill -s TERM "$limit" 2>/dev/null
     now

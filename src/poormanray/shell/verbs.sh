@@ -395,24 +395,40 @@ verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goe
 
 # --- jobs, probe -----------------------------------------------------------------------------
 
-tally() { # sets the counts of the tasks that are queued here, by what became of them
-    local kind code why
-    QUEUED=$(wc -l <"$JOB_DIR/queue") SUCCEEDED=0 FAILED=0 STARTED_COUNT=0 ENDED=0
-    while read -r kind _ _ _ code why _; do
+tally() { # sets the counts of the tasks that are here, by what became of their newest attempts
+    local kind to task attempt code why key
+    local -A newest=() is=()
+    while read -r task attempt; do
+        newest[$task]=1 is[$task]=queued
+    done <"$JOB_DIR/queue"
+    while read -r kind _ to attempt code why _; do
         case $kind in
-            S) STARTED_COUNT=$((STARTED_COUNT + 1)) ;;
-            E)
-                ENDED=$((ENDED + 1))
-                if [[ $code == 0 && $why == exit ]]; then
-                    SUCCEEDED=$((SUCCEEDED + 1))
+            # What another instance has got is its to tell.
+            G) for key in ${attempt//,/ }; do unset "is[${key%.*}]"; done ;;
+            A) for key in ${to//,/ }; do newest[${key%.*}]=${key#*.} is[${key%.*}]=queued; done ;;
+            S | E)
+                ((${attempt:-0} >= ${newest[$to]-1})) || continue
+                ((attempt == ${newest[$to]-0})) || is[$to]=queued
+                newest[$to]=$attempt
+                if [[ $kind == S ]]; then
+                    # A cancel's line may come before its task's own.
+                    [[ ${is[$to]-} == @(succeeded|failed) ]] || is[$to]=running
+                elif [[ $code == 0 && $why == exit ]]; then
+                    is[$to]=succeeded
                 else
-                    FAILED=$((FAILED + 1))
-                    # A task that ended without starting is not running either.
-                    [[ $code == - && $why != lost && $why != rebooted ]] && STARTED_COUNT=$((STARTED_COUNT + 1))
+                    is[$to]=failed
                 fi
                 ;;
         esac
     done <"$JOB_DIR/events"
+    QUEUED=${#is[@]} RUNNING=0 SUCCEEDED=0 FAILED=0
+    for kind in ${is[@]+"${is[@]}"}; do
+        case $kind in
+            running) RUNNING=$((RUNNING + 1)) ;;
+            succeeded) SUCCEEDED=$((SUCCEEDED + 1)) ;;
+            failed) FAILED=$((FAILED + 1)) ;;
+        esac
+    done
 }
 
 verb_jobs() { # most; the newest jobs first
@@ -427,7 +443,7 @@ verb_jobs() { # most; the newest jobs first
         [[ $RUNNER == dead ]] && settle
         tally
         printf '%s\nqueued=%s\nsucceeded=%s\nfailed=%s\nrunning=%s\nrunner=%s\n' \
-            "$(<"$JOB_DIR/meta")" "$QUEUED" "$SUCCEEDED" "$FAILED" $((STARTED_COUNT - ENDED)) \
+            "$(<"$JOB_DIR/meta")" "$QUEUED" "$SUCCEEDED" "$FAILED" "$RUNNING" \
             "$RUNNER" >"$BOX/job"
         size_of "$BOX/job"
         printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
