@@ -16,6 +16,7 @@ from poormanray.jobs.follow import MOST_FAILURES, Follower
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.patience import LONG_READ_S
 from poormanray.jobs.track import (
+    NEVER_BEGAN_S,
     REFUSALS,
     STALLED_S,
     Again,
@@ -218,6 +219,22 @@ def test_an_end_that_could_not_be_written_is_not_waited_for(runner: str) -> None
     found = outcomes(follower.tracks.values(), {})
     assert [one.state for one in found] == [TaskState.SUCCEEDED, TaskState.LOST]
     assert STALLED_S < cloud.now_s < 2 * STALLED_S
+
+
+def test_a_runner_that_never_begins_is_not_waited_for() -> None:
+    cloud = Cloud({"i-0": Guest(facts={"runner": "new"})})
+    follower, seen = follow(cloud, wanted=Wanted())
+    assert problems(seen) == [REFUSALS["never-began"]]
+    assert [one.state for one in outcomes(follower.tracks.values(), {})] == [TaskState.LOST]
+    assert NEVER_BEGAN_S < cloud.now_s < 1.5 * NEVER_BEGAN_S
+
+
+def test_a_runner_that_begins_late_is_none_that_stalls() -> None:
+    track = Track(Host(0, "i-0", "c-0", (0,)))
+    said = [track.stalled("new", 0), track.stalled("new", NEVER_BEGAN_S)]
+    said += [track.stalled("running", NEVER_BEGAN_S + 1), track.stalled("new", NEVER_BEGAN_S + 2)]
+    track.waits = True
+    assert [*said, track.stalled("new", 9 * NEVER_BEGAN_S)] == [""] * 5
 
 
 def test_a_long_log_comes_whole_in_bulk() -> None:

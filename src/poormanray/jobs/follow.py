@@ -318,8 +318,8 @@ class Follower:
         if track.lost_with_runner:
             # Nothing more will happen there, but what has happened can be read.
             yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)
-        elif track.stalled(reply.answer.facts.get("runner", ""), now_s):
-            yield from self._give_up(track, REFUSALS["stalled"])
+        elif why := track.stalled(reply.answer.facts.get("runner", ""), now_s):
+            yield from self._give_up(track, REFUSALS[why])
 
     def _take_moved(self, reply: Reply) -> Iterator[Happening]:
         # What did not move is planned again, from what the ledgers say.

@@ -17,6 +17,7 @@ MOST_MEAGRE = 8
 REFUSALS = {
     "runner-lost": "its runner has died; what had not started will not start",
     "stalled": "its runner has ended, and its ledger does not tell how every task ended",
+    "never-began": "its runner does not start (is it out of memory or processes?)",
     "expired": "the command reached it too late (or its clock is wrong); nothing was done",
     "digest": "the job arrived damaged; nothing was started",
     "unpack": "it could not store the job (is its disk full?)",
@@ -27,6 +28,8 @@ REFUSALS = {
 
 # A cancel puts an end on record just after it took the task, which may be the runner's last.
 STALLED_S = 20.0
+# Each look starts a runner where there is none; a machine that answers looks can run one by then.
+NEVER_BEGAN_S = 120.0
 # Between requests that fail.
 RETRY_PAUSE_S = 2.0
 LONGEST_READ_PAUSE_S = 30.0
@@ -235,17 +238,21 @@ class Track:
             return None
         return self.log.tasks.get((int(task), int(attempt)))
 
-    def stalled(self, runner: str, now_s: float) -> bool:
-        """Say whether tasks have had no end for long, though the runner is no more.
+    def stalled(self, runner: str, now_s: float) -> str:
+        """Return why (of REFUSALS) tasks have had no end for long, without a runner; "" if not so.
 
-        `runner` is what the instance says of it. So it is where the ledger cannot be written.
+        `runner` is what the instance says of it. So it is where the ledger cannot be written, or
+        where no process can be started.
         """
-        if runner not in {"done", "dead"} or self.behind or self.all_ended:
+        limit_s = {"done": STALLED_S, "dead": STALLED_S, "new": NEVER_BEGAN_S}.get(runner)
+        if limit_s is None or self.waits or self.behind or self.all_ended:
             self.stalled_since_s = None
-            return False
+            return ""
         if self.stalled_since_s is None:
             self.stalled_since_s = now_s
-        return now_s - self.stalled_since_s > STALLED_S
+        if now_s - self.stalled_since_s <= limit_s:
+            return ""
+        return "never-began" if runner == "new" else "stalled"
 
     def never_came(self, *, delivered: bool) -> bool:
         """Say whether a start that failed certainly came there neither now nor before."""
