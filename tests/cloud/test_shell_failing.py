@@ -113,6 +113,30 @@ def test_a_log_whose_size_cannot_be_told_is_left_out(machine: Machine) -> None:
     assert machine.look(job, "0.1:4:0").records == (Chunk("0.1", 4, b"thing\n", 10),)
 
 
+@pytest.mark.parametrize("name", ["meta", "manifest"])
+def test_no_runner_goes_on_without_knowing_its_job(machine: Machine, name: str) -> None:
+    machine.run(job := made("true"))
+    ledger = machine.ledger(job)
+    (ledger / name).unlink()
+    words = ["bash", str(ledger / "library.sh"), "runner", job.job_id]
+    environment = {"PATH": machine.path, "PMR_ROOT": str(machine.root)}
+    ran = subprocess.run(words, env=environment, capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert (ledger / "events").read_text().count("runner-started") == 1
+
+
+def test_nothing_is_lost_where_the_events_cannot_be_read(tmp_path: Path) -> None:
+    script = (
+        f"JOB_DIR={tmp_path}/there JOB=j; mkdir $JOB_DIR $JOB_DIR/claims; : >$JOB_DIR/claims/0.1\n"
+        "end_slots() { :; }; end_processes() { :; }; runner_state() { RUNNER=dead FATE=lost; }\n"
+        "settle; [[ -e $JOB_DIR/settled ]] || echo open\n"
+        ": >$JOB_DIR/events; settle; [[ ! -e $JOB_DIR/settled ]] || cat $JOB_DIR/events\n"
+    )
+    first, lost, ended = said(script).splitlines()
+    assert (first, lost.split()[2:6]) == ("open", ["0", "1", "-", "lost"])
+    assert "runner-lost" in ended
+
+
 @pytest.mark.parametrize(("holes", "punched"), [("holes", "punched"), ("none", "")])
 def test_no_hole_is_made_that_is_not_on_record(tmp_path: Path, holes: str, punched: str) -> None:
     script = (

@@ -111,6 +111,8 @@ load_meta() { # sets META_<key> for the keys of the ledger's meta file that the 
                 ;;
         esac
     done <"$JOB_DIR/meta"
+    # Without it, tasks would run with no limit, and as whoever comes first.
+    [[ -n $META_cluster ]]
 }
 
 runner_state() { # sets RUNNER to new, running, done or dead
@@ -241,7 +243,7 @@ unended() { # sets OPEN to the task.attempt of everything that was claimed here 
             E) ended[$task.$attempt]=1 ;;
             G) for file in ${attempt//,/ }; do ended[$file]=1; done ;;
         esac
-    done <"$JOB_DIR/events"
+    done <"$JOB_DIR/events" || return
     OPEN=()
     for file in "$JOB_DIR"/claims/*; do
         [[ -e $file && -z ${ended[${file##*/}]-} ]] && OPEN+=("${file##*/}")
@@ -258,7 +260,7 @@ settle() { # writes LOST for what a dead runner was running; once, under the job
     runner_state
     if [[ $RUNNER == dead && ! -e $JOB_DIR/settled ]]; then
         end_slots
-        unended
+        unended || { exec {lock}>&-; return; }
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             end_processes "$key" 0
             now

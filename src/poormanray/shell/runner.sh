@@ -81,6 +81,7 @@ know() { # task; what the manifest says of it, also where it is one of an array 
             return
         fi
     done
+    [[ -n $LOWEST ]]
 }
 
 cut_out() { # offset size; that part of the job's content on stdout
@@ -377,8 +378,8 @@ runner() { # job
     exec {HELD}>"$JOB_DIR/runner.lock"
     flock -n "$HELD" || exit 0
     { printf -- -900 >/proc/self/oom_score_adj; } 2>/dev/null
-    load_meta
-    load_manifest
+    load_meta || exit 1
+    load_manifest || exit 1
     run_user
     slot_count
     hold_limits
