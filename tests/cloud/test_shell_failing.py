@@ -15,9 +15,9 @@ from poormanray import shell
 from poormanray.envelope import Chunk
 from poormanray.ledger import TaskState, checksum
 from poormanray.manifest import decode_meta
-from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made
+from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, small_disk
 
-__all__ = ["machine"]  # the fixture
+__all__ = ["machine", "small_disk"]  # the fixtures
 
 PARTS = [Path(shell.__file__).with_name(name) for name in ("ledger.sh", "queue.sh", "runner.sh")]
 
@@ -123,6 +123,26 @@ def test_no_runner_goes_on_without_knowing_its_job(machine: Machine, name: str) 
     ran = subprocess.run(words, env=environment, capture_output=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert (ledger / "events").read_text().count("runner-started") == 1
+
+
+def test_no_runner_goes_on_that_cannot_say_that_it_lives(small_disk: Machine) -> None:
+    small_disk.run(job := made("true"))
+    ledger = small_disk.ledger(job)
+    small_disk.until(job, lambda _: (ledger / "done").exists())
+
+    def rerun() -> tuple[int, int]:
+        (ledger / "done").unlink(missing_ok=True)
+        (ledger / "runner").unlink()
+        subprocess.run(f"cat /dev/zero >>{small_disk.root}/fill", shell=True, check=False)
+        words = ["bash", str(ledger / "library.sh"), "runner", job.job_id]
+        environment = {"PATH": small_disk.path, "PMR_ROOT": str(small_disk.root)}
+        ran = subprocess.run(words, env=environment, capture_output=True, timeout=60, check=False)
+        return ran.returncode, (ledger / "events").read_text().count("runner-started")
+
+    assert rerun() == (0, 2)
+    assert (ledger / "runner").stat().st_size
+    (ledger / "reserve").unlink(missing_ok=True)
+    assert rerun() == (1, 2)
 
 
 def test_nothing_is_lost_where_the_events_cannot_be_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ MOST_MEAGRE = 8
 REFUSALS = {
     "runner-lost": "its runner has died; what had not started will not start",
     "stalled": "its runner has ended, and its ledger does not tell how every task ended",
-    "never-began": "its runner does not start (is it out of memory or processes?)",
+    "never-began": "its runner does not start (is it out of disk, memory or processes?)",
     "expired": "the command reached it too late (or its clock is wrong); nothing was done",
     "digest": "the job arrived damaged; nothing was started",
     "unpack": "it could not store the job (is its disk full?)",

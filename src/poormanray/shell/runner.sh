@@ -385,8 +385,10 @@ runner() { # job
     hold_limits
     boot_id
     started_at "$$"
-    printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"
-    mv "$JOB_DIR/runner.new" "$JOB_DIR/runner"
+    # Nobody would believe that it lives, and tasks would run twice.
+    printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new" ||
+        { rm -f "$JOB_DIR/reserve" && printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"; } || exit 1
+    mv "$JOB_DIR/runner.new" "$JOB_DIR/runner" || exit 1
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
     rm -f "$JOB_DIR/placed" "$JOB_DIR/interrupted"

@@ -81,7 +81,7 @@ my_queue() { # manifest; "task attempt" for every id that is ours
     while read -r kind id ids; do
         [[ $kind == Q && $id == "${AWS_SSM_INSTANCE_ID-}" ]] || continue
         ids_of "$ids"
-        ((${#IDS[@]} == 0)) || printf '%s 1\n' ${IDS[@]+"${IDS[@]}"}
+        ((${#IDS[@]} == 0)) || printf '%s 1\n' ${IDS[@]+"${IDS[@]}"} || return
     done <"$1"
 }
 
