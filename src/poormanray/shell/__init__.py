@@ -27,7 +27,7 @@ _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
 LIBRARY = ("ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
-RUNNER = ("ledger.sh", "queue.sh", "holding.sh", "runner.sh", "main.sh")
+RUNNER = ("ledger.sh", "queue.sh", "holding.sh", "user.sh", "runner.sh", "main.sh")
 
 
 @dataclass(frozen=True, slots=True)
