@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,57 @@ def test_large_content_goes_in_one_send(
     assert not any("X-Amz" in command["Comment"] for command in sent)
 
 
-def test_without_curl_content_comes_in_parts(
+def test_who_cannot_fetch_gets_parts(
     pmr: Pmr, cluster: str, bucket: str, client: ClientFactory, large: Path
 ) -> None:
-    pass
+    lost = ("lost-request", "--operation", "s3:GET object", "--count", "2")
+    pmr("local", "fault", "add", *lost)
+    told = pmr(
+        "run", "-n", cluster, "--files", large, "--bucket", bucket, "--", "sha256sum", "noise"
+    )
+    pmr("local", "fault", "clear")
+    assert told.stderr.count("could not fetch the content from the bucket") == 2
+    assert "it gets it in 14 sends, about" in told.stderr
+    assert told.stdout.count(hashlib.sha256(large.read_bytes()).hexdigest()) == 3
+    assert contents(client) == []
+
+
+def test_nothing_stays_after_an_interruption(
+    pmr: Pmr, cluster: str, bucket: str, client: ClientFactory, large: Path
+) -> None:
+    client_process = pmr.start(
+        "run", "-n", cluster, "-j", "1", "--files", large, "--bucket", bucket, "--", "sleep", "50"
+    )
+    deadline_s = time.monotonic() + 30
+    # One instance at a time: the others still need it.
+    while sends_seen(pmr, cluster) < 1 and time.monotonic() < deadline_s:
+        time.sleep(0.1)  # noqa: TID251 (another process is to get there)
+    assert len(contents(client)) == 1
+    client_process.send_signal(signal.SIGINT)
+    _, stderr = client_process.communicate(timeout=30)
+    pmr("cancel", "last", "-n", cluster)
+    assert client_process.returncode == 130, stderr
+    assert contents(client) == []
+
+
+def sends_seen(pmr: Pmr, cluster: str) -> int:
+    """Return how many tasks of jobs run."""
+    return sum(job["counts"]["running"] for job in pmr.json("jobs", "-n", cluster))
+
+
+def test_a_bucket_that_is_not_there(pmr: Pmr, cluster: str, large: Path) -> None:
+    words = ("run", "-n", cluster, "--files", large, "--bucket")
+    missing = pmr(*words, "pmr-no-such-bucket", "--", "true", check=False)
+    assert missing.returncode == 5
+    assert "NoSuchBucket" in missing.stderr
+    assert "aws s3 mb s3://BUCKET" in missing.stderr
+    assert pmr(*words, "No_Bucket", "--", "true", check=False).returncode == 2
+
+
+def test_a_dry_run_tells_the_way_and_the_time(pmr: Pmr, cluster: str, large: Path) -> None:
+    words = ("map", "-n", cluster, "--dry-run", "--array", "0-5", "-c", "true", "--files", large)
+    assert "14 sends of content first, about 10 s" in pmr(*words).stdout
+    plan = pmr.with_env(PMR_BUCKET=BUCKET).json(*words)
+    assert (plan["transport"], plan["parts"], plan["seconds"]) == ("bucket", 0, 0.0)
+    small = pmr.json(*words[:-2], "--bucket", BUCKET)
+    assert (small["transport"], small["bytes"] < 1000) == ("inline", True)
