@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
@@ -39,7 +40,7 @@ _DIGEST = re.compile(r"([0-9a-f]{64})  -")
 PROBLEMS = {
     "pack": "it could not pack the outputs (is its disk full?)",
     "no-curl": "it has no curl to put the outputs into the bucket with",
-    "give": "it could not put the outputs into the bucket (can it reach S3?)",
+    "give": "it could not put the outputs into the bucket",
     "no-such-job": "it does not know this job",
     "expired": "the command reached it too late (or its clock is wrong)",
 }
@@ -125,7 +126,8 @@ class Gatherer:
             if reply.answer is None:
                 self.done.problems[reply.instance_id] = reply.problem
             elif refusal := reply.answer.facts.get("refused", ""):
-                self.done.problems[reply.instance_id] = PROBLEMS.get(refusal, refusal[:99])
+                why = PROBLEMS.get(refusal, refusal[:99]) + _complaint(reply.answer)
+                self.done.problems[reply.instance_id] = why
             else:
                 yield reply.instance_id, reply.answer
 
@@ -145,15 +147,15 @@ class Gatherer:
 
     def _take(self, key: str, pack: IO[bytes], most: int) -> None:
         """Write what is in an instance's pack, if it is the one that it spoke of."""
-        digest = hashlib.sha256()
+        found, digest = self.done.found[key], hashlib.sha256()
         while block := pack.read(1 << 20):
             digest.update(block)
-        if digest.hexdigest() != self.done.found[key].digest:
+        if digest.hexdigest() != found.digest:
             self.done.problems[key] = DAMAGED
             return
         pack.seek(0)
         try:
-            left_out = self.store.take(pack, self.keys[key], most=most)
+            left_out = self.store.take(pack, self.keys[key], count=found.files, most=most)
         except PackError as error:
             self.done.problems[key] = f"its pack of outputs is not sound: {error}"
             return
@@ -169,7 +171,8 @@ class Gatherer:
         total = sum(len(pack.data) for pack in packs.values())
         while under_way := {key: pack for key, pack in packs.items() if pack.todo}:
             left = sum(end - start for pack in under_way.values() for start, end in pack.todo)
-            self.told(f"outputs: {(total - left) // 1024} of {total // 1024} KiB")
+            if total > PIECE_BYTES * LANES:
+                self.told(f"outputs: {(total - left) // 1024} of {total // 1024} KiB")
             self._round(under_way)
         for key, pack in packs.items():
             if pack.failures > MOST_FAILURES:
@@ -222,6 +225,16 @@ class Gatherer:
             for key, place in places.items():
                 if why := place.remove():
                     self.done.problems[key] = f"{place.name} stays there: {why}"
+
+
+def _complaint(answer: Answer) -> str:
+    """Return the last thing that a program on the instance complained of."""
+    try:
+        said = base64.b64decode(answer.facts.get("stderr", ""), validate=True)
+    except ValueError:
+        return ""
+    lines = said.decode("utf-8", "replace").splitlines()
+    return f": {lines[-1][:200]}" if lines else ""
 
 
 def _is_small(found: Found) -> bool:

@@ -156,8 +156,10 @@ class Store:
     files: int = 0
     written_bytes: int = 0
 
-    def take(self, pack: IO[bytes], keys: Collection[str], *, most: int) -> list[str]:
+    def take(self, pack: IO[bytes], keys: Collection[str], *, count: int, most: int) -> list[str]:
         """Write the files of a pack that are of these attempts; return why some were left out.
+
+        `count` is how many the pack should have: those that could not be read there are missing.
 
         Raises:
             PackError: the pack is damaged, or has more than `most` bytes in it.
@@ -165,6 +167,7 @@ class Store:
         """
         left_out = []
         for file in packed_files(pack, most=most):
+            count -= 1
             opened = self._open(file) if file.key in keys else ""
             if isinstance(opened, str):
                 left_out += [f"task {file.task}: {file.name!r}: {opened}"] if opened else []
@@ -172,6 +175,8 @@ class Store:
                     pass
             else:
                 self._fill(opened, file)
+        if count > 0:
+            left_out.append(f"{count} that the tasks' own user cannot read")
         return left_out
 
     def _open(self, file: PackedFile) -> Path | str:

@@ -4,7 +4,8 @@
 #
 #   f <task.attempt> <mode> <count of the name> <count of the content>
 #
-# and then that many bytes. All of it is the word of the task's user: whoever reads it checks it.
+# and then that many bytes. It is made by the tasks' user, who may write anything into it, and
+# reads nothing that this user could not read: whoever takes it checks it.
 
 plain_path() { # path; true when no folder on it is a link: the pattern may lead through one
     local part=$1
@@ -14,11 +15,11 @@ plain_path() { # path; true when no folder on it is a link: the pattern may lead
     done
 }
 
-pack_files() { # folder glob most; task.attempt lines on stdin; fd 3 gets how many files and bytes there are
-    local IFS='' key file line size mode bytes=0 names=() files=() fd at
+pack_files() { # folder glob most; task.attempt lines on stdin; first how many files and bytes there are, then the pack
+    local IFS='' key file line size mode bytes=0 lost=0 names=() files=() fd at
     shopt -s globstar nullglob
     while read -r key; do
-        cd "$1/$key.out" || continue
+        cd "$1/$key.out" || { lost=$((lost + 1)) && continue; }
         # Without an IFS it stays one pattern, and nothing but a pattern.
         # shellcheck disable=SC2086
         for file in $2; do
@@ -32,7 +33,8 @@ pack_files() { # folder glob most; task.attempt lines on stdin; fd 3 gets how ma
             bytes=$((bytes + ${line%% *}))
         done < <(stat --printf '%s %a %n\0' -- "${names[@]:at:200}")
     done
-    printf '%s %s\n' "${#files[@]}" "$bytes" >&3
+    # What cannot be read counts too: whoever reads the pack finds that it is missing.
+    printf '%s %s\n' "$((${#files[@]} + lost))" "$bytes"
     ((bytes <= $3)) || return 0
     for line in ${files[@]+"${files[@]}"}; do
         size=${line%% *} line=${line#* } mode=${line%% *} file=${line#* } key=${line#* }
@@ -45,13 +47,15 @@ pack_files() { # folder glob most; task.attempt lines on stdin; fd 3 gets how ma
     done
 }
 
-as_owner() { # folder, words; runs a function of ours as the user to whom the folder belongs
+as_owner() { # folder, words; in a process of its own, runs a function of ours as the folder's owner
     local owner switch=() code
     owner=$(stat -c %u:%g "$1") || return
     # Not one right more than the task had: the files are its user's to choose.
     ((UID == 0)) && switch=(setpriv --reuid "${owner%:*}" --regid "${owner#*:}" --clear-groups --)
     code=$(declare -f plain_path "$2")
     shift
+    # It gets nothing of ours to write to: not the answer, nor a lock to hold.
+    exec 2>/dev/null {ANSWER_FD}>&- {PMR_NEVER}>&- {PACK_LOCK}>&-
     env -i "PATH=$PATH" LC_ALL=C ${switch[@]+"${switch[@]}"} bash -c "$code"' && "$@"' - "$@"
 }
 
@@ -59,6 +63,7 @@ newest_attempts() { # task.attempt of the last attempt of every task that was he
     local folder key
     local -A newest=()
     for folder in "$PMR_ROOT/work/$JOB"/*.out; do
+        [[ -d $folder ]] || continue
         key=${folder##*/} key=${key%.out}
         ((${key#*.} > ${newest[${key%.*}]-0})) && newest[${key%.*}]=${key#*.}
     done
@@ -68,22 +73,22 @@ newest_attempts() { # task.attempt of the last attempt of every task that was he
 }
 
 write_pack() { # glob most; the pack is whole in the ledger, or not there
-    local work=$PMR_ROOT/work/$JOB folder
+    local work=$PMR_ROOT/work/$JOB folder found
     read -r folder <"$BOX/keys" || return
-    # Whatever the user does: a file that grows without end, or words of its own in the pack.
-    as_owner "$work/$folder.out" pack_files "$work" "$1" "$2" <"$BOX/keys" 3>"$BOX/found" |
-        head -c "$(($2 + $2 / 4 + 8388608))" | gzip -nc >"$JOB_DIR/pack.new" &&
+    # However much comes of it, a file that grows without end too, the disk does not get it all.
+    as_owner "$work/$folder.out" pack_files "$work" "$1" "$2" <"$BOX/keys" |
+        { IFS= read -r -n 40 found && printf '%s\n' "$found" >"$BOX/found" &&
+            head -c "$(($2 + $2 / 4 + 8388608))" | gzip -nc; } >"$JOB_DIR/pack.new" &&
         mv -f "$JOB_DIR/pack.new" "$JOB_DIR/pack"
 }
 
 pack_outputs() { # glob most
     local found='0 0'
     newest_attempts | sort -n >"$BOX/keys"
-    : >"$BOX/found"
     rm -f "$JOB_DIR"/pack{,.new}
     if [[ -s $BOX/keys ]]; then
         write_pack "$1" "$2" || { rm -f "$JOB_DIR/pack.new"; fact refused pack; return 1; }
-        IFS= read -r -n 40 found <"$BOX/found"
+        IFS= read -r found <"$BOX/found"
     fi
     fact found "$found"
     [[ -e $JOB_DIR/pack ]] || return
@@ -104,16 +109,16 @@ give_pack() { # URL; puts the pack there, for one who can read the bucket
 }
 
 verb_outputs() { # job glob most; the row, if there is one, is the URL to put the pack at
-    local lock
+    local PACK_LOCK
     WANTED='' EVENTS_AT=''
     if ! open_job "$1"; then
         fact refused no-such-job
     else
         my_row
-        exec {lock}>"$JOB_DIR/pack.lock"
-        flock "$lock"
+        exec {PACK_LOCK}>"$JOB_DIR/pack.lock"
+        flock "$PACK_LOCK"
         pack_outputs "$2" "$3" && [[ -n $ROW ]] && give_pack "$ROW"
-        exec {lock}>&-
+        exec {PACK_LOCK}>&-
     fi
     answer "$SMALL"
 }
