@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import secrets
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from poormanray.shell import Bundle, Call
 from tests.cloud.conftest import ClientFactory, Pmr
+from tests.cloud.test_shell_ledger import Machine, bundled, ends, machine, made
+
+__all__ = ["machine"]
 
 BUCKET = "pmr-test-content"
 Cluster = Callable[[str, int], str]
@@ -123,3 +129,26 @@ def test_a_dry_run_tells_the_way_and_the_time(pmr: Pmr, cluster: str, large: Pat
     assert (plan["transport"], plan["parts"], plan["seconds"]) == ("bucket", 0, 0.0)
     small = pmr.json(*words[:-2], "--bucket", BUCKET)
     assert (small["transport"], small["bytes"] < 1000) == ("inline", True)
+
+
+def test_an_instance_without_curl_says_so(machine: Machine, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for folder in machine.path.split(":"):
+        for program in Path(folder).glob("*"):
+            if program.name != "curl" and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    without = Machine(machine.folder, str(programs))
+    job = made("cat >/dev/null")
+    whole = bundled(job)
+    absent = replace(whole, data=b"", parts=1, source="http://127.0.0.1:1/secret")
+    assert without.start(job, bundle=absent).facts["refused"] == "no-curl"
+    answer = machine.start(job, bundle=absent)
+    assert answer.facts["refused"] == "fetch"
+    # The address opens the object: what curl complains of does not hold it.
+    assert b"curl: (7)" in base64.b64decode(answer.facts["stderr"])
+    assert b"secret" not in base64.b64decode(answer.facts["stderr"])
+    part = Bundle(whole.data, whole.digest)
+    without.send(Call("put", (job.job_id, "0"), 0, bundle=part))
+    assert without.start(job, bundle=absent).facts["committed"] == "now"
+    assert ends(machine.ended(job)) == 1

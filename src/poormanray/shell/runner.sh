@@ -123,7 +123,8 @@ fill_places() { # folder task.attempt...
     done
     [[ -z ${USER_IDS-} ]] || {
         (cd "$JOB_DIR/logs" && exec chown -- "$USER_IDS" "$@") &&
-            (cd "$new" && exec chown -R -- "$USER_IDS" "$@" "${@/%/.out}")
+            # Only helper files make something lie in them.
+            (cd "$new" && exec chown ${FILES[0]+-R} -- "$USER_IDS" "$@" "${@/%/.out}")
     }
 }
 
