@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -38,7 +38,7 @@ def stub(client: S3Client) -> Iterator[Stubber]:
 
 @pytest.fixture
 def s3(client: S3Client) -> S3:
-    return S3(client, "us-east-1")
+    return S3(lambda _region: client, "us-east-1")
 
 
 def test_an_object_is_written_read_listed_and_deleted(s3: S3, stub: Stubber) -> None:
@@ -82,6 +82,11 @@ def test_refusals_say_what_to_type(
     assert "--profile" in caught.value.hint
 
 
+def headers(region: str) -> Any:  # noqa: ANN401 (what botocore answers)
+    return {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": region}}}
+
+
+@pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize(
     ("region", "host"),
     [
@@ -90,15 +95,25 @@ def test_refusals_say_what_to_type(
         ("cn-north-1", "mine.s3.cn-north-1.amazonaws.com.cn"),
     ],
 )
-def test_an_address_is_the_bucket_s_own_in_its_region(
-    monkeypatch: pytest.MonkeyPatch, region: str, host: str
+def test_an_address_is_of_the_bucket_s_own_region(
+    monkeypatch: pytest.MonkeyPatch, region: str, host: str, refused: bool
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    url = urlsplit(Aws(region=region, profile=None, endpoint=None).s3().url("GET", "mine", "a/b"))
+    s3 = Aws(region="us-west-2", profile=None, endpoint=None).s3()
+    with Stubber(s3._client) as stub:
+        if refused:
+            stub.add_client_error(
+                "head_bucket", "403", response_meta=headers(region)["ResponseMetadata"]
+            )
+        else:
+            stub.add_response("head_bucket", headers(region))
+        url = urlsplit(s3.url("GET", "mine", "a/b"))
+    s3.url("PUT", "mine", "asked only once")
     words = {name: value for name, (value,) in parse_qs(url.query).items()}
     assert (url.scheme, url.netloc, url.path) == ("https", host, "/a/b")
     assert words["X-Amz-Algorithm"] == "AWS4-HMAC-SHA256"
+    assert words["X-Amz-Credential"].split("/")[2] == region
     assert words["X-Amz-Expires"] == str(URL_S) == "900"
     # Nothing else is signed, so that a plain curl can use it.
     assert words["X-Amz-SignedHeaders"] == "host"
@@ -106,7 +121,9 @@ def test_an_address_is_the_bucket_s_own_in_its_region(
 
 def test_an_address_holds_15_minutes_at_most_and_is_for_one_method() -> None:
     s3 = Aws(region=None, profile=None, endpoint=Endpoint("http://127.0.0.1:9", "k", "s")).s3()
-    url = s3.url("PUT", "mine", "a", seconds=10_000)
+    with Stubber(s3._client) as stub:
+        stub.add_response("head_bucket", headers(""))
+        url = s3.url("PUT", "mine", "a", seconds=10_000)
     assert url.startswith("http://127.0.0.1:9/mine/a?")
     assert "X-Amz-Expires=900" in url
     assert url.partition("Signature=")[2] != s3.url("GET", "mine", "a").partition("Signature=")[2]

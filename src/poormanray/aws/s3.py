@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Literal
 
 from poormanray.aws.refusals import translated
@@ -22,9 +24,11 @@ _OPERATIONS: dict[Method, str] = {"GET": "get_object", "PUT": "put_object"}
 class S3:
     """S3, as far as we use it. Safe to share by threads."""
 
-    def __init__(self, client: S3Client, region: str) -> None:
-        self._client = client
+    def __init__(self, client_in: Callable[[str], S3Client], region: str) -> None:
+        self._client_in = functools.cache(client_in)
         self._region = region
+        self._client = self._client_in(region)
+        self._regions: dict[str, str] = {}
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         """Write an object.
@@ -38,16 +42,35 @@ class S3:
     def url(self, method: Method, bucket: str, key: str, *, seconds: int = URL_S) -> str:
         """Return an address that opens one object for one method, at most for URL_S seconds.
 
-        Whoever has it needs no other right: it is a secret for as long as it holds. It is made
-        without asking AWS, and ends early where the credentials that it is made with do.
+        Whoever has it needs no other right: it is a secret for as long as it holds, which ends
+        early where the credentials that it is made with end.
         """
-        with translated("s3", self._region):
-            return self._client.generate_presigned_url(
+        # An address cannot be sent on to another region, as calls are.
+        region = self._region_of(bucket)
+        with translated("s3", region):
+            return self._client_in(region).generate_presigned_url(
                 _OPERATIONS[method],
                 Params={"Bucket": bucket, "Key": key},
                 ExpiresIn=min(max(seconds, 1), URL_S),
                 HttpMethod=method,
             )
+
+    def _region_of(self, bucket: str) -> str:
+        """Return the region of a bucket, ours where AWS does not say.
+
+        Source: the S3 API, HeadBucket: its answer says so also where it is a refusal.
+        """
+        from botocore.exceptions import ClientError
+
+        if bucket not in self._regions:
+            with translated("s3", self._region):
+                try:
+                    told = self._client.head_bucket(Bucket=bucket)
+                    headers = told["ResponseMetadata"]["HTTPHeaders"]
+                except ClientError as error:
+                    headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+            self._regions[bucket] = headers.get("x-amz-bucket-region") or self._region
+        return self._regions[bucket]
 
     def copy_to(self, bucket: str, key: str, file: IO[bytes], *, most: int) -> int:
         """Write an object's bytes into a file, at most `most` of them; return how many.

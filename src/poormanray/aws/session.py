@@ -15,6 +15,7 @@ from poormanray.waiting import Clock
 if TYPE_CHECKING:
     import boto3
     from botocore.config import Config
+    from mypy_boto3_s3 import S3Client
 
     from poormanray.aws.ec2 import Ec2
     from poormanray.aws.iam import Iam
@@ -141,14 +142,17 @@ class Aws:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        with translated("s3", self._region_or_word):
-            client = self._session.client(
-                "s3",
-                region_name=self.region,
-                endpoint_url=self._url,
-                config=self._config.merge(own),
-            )
-        return S3(client, self.region)
+
+        def client_in(region: str) -> S3Client:
+            with translated("s3", self._region_or_word):
+                return self._session.client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=self._url,
+                    config=self._config.merge(own),
+                )
+
+        return S3(client_in, self.region)
 
     @property
     def _url(self) -> str | None:
