@@ -81,6 +81,11 @@ class Sending:
         self._deposit: Deposit | None = None
         self._brought: set[str] = set()
 
+    @property
+    def only_by_bucket(self) -> bool:
+        """Say whether the content is too large for any other way."""
+        return self.parcel.by_bucket and not self.parcel.parts
+
     def order(self) -> Order:
         """Return the order that starts the job; each has an address of its own, fresh."""
         source = self._deposit.get_url() if self._deposit else ""
@@ -93,7 +98,7 @@ class Sending:
             AwsRefused: the bucket does not take it.
         """
         if not self.parcel.by_bucket:
-            return self._bring([host.instance_id for host in self.parcel.job.hosts])
+            return self._bring(None)
         key = object_key(self.parcel.job.job_id, CONTENT)
         self._deposit = Deposit(self._app.aws.s3(), self.bucket, key)
         # However the command ends, the object does not stay.
@@ -107,8 +112,8 @@ class Sending:
         )
         return {}
 
-    def _bring(self, ids: list[str]) -> dict[str, str]:
-        """Send all parts to some instances; return why some did not get them."""
+    def _bring(self, ids: list[str] | None) -> dict[str, str]:
+        """Send all parts to some instances (None: the job's); return why some lack them."""
         clock, out = self._app.aws.clock, self._app.out
         began_s = clock.now_s()
 
@@ -120,9 +125,9 @@ class Sending:
         failed = upload(
             self._fleet,
             self.parcel,
-            ids,
             on_part=tell,
             deliver_timeout_s=self._deliver_timeout_s,
+            only=ids,
         )
         out.progress("")
         return failed

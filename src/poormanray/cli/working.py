@@ -241,6 +241,8 @@ class Submission:
         self._send_ahead()
         manner = self.manner
         moves = None if manner.detach else manner.turns
+        # Who joins later gets the content in parts.
+        joins = moves and not self.chosen and not self.sending.only_by_bucket
         joiner = of_job(self.fleet, self.job, manner.deliver_timeout_s)
         tracks = [
             Track(
@@ -262,7 +264,7 @@ class Submission:
             parallelism=manner.parallelism,
             timeout_s=manner.wait_timeout_s,
             turns=moves,
-            newcomers=joiner if moves and not self.chosen else None,
+            newcomers=joiner if joins else None,
         )
 
     def _packed(self) -> Sending:

@@ -133,10 +133,12 @@ def pack(job: Job, *, bucket: bool = False) -> Parcel:
     Raises:
         UsageProblem: it is too large to travel without a bucket.
     """
-    return pack_sections(job, encode_sections(job))
+    return pack_sections(job, encode_sections(job), bucket=bucket)
 
 
-def pack_sections(job: Job, sections: Sequence[tuple[str, bytes]]) -> Parcel:
+def pack_sections(
+    job: Job, sections: Sequence[tuple[str, bytes]], *, bucket: bool = False
+) -> Parcel:
     """Compress the sections of a job, as `pack` does.
 
     Raises:
@@ -174,15 +176,17 @@ def sending_s(parts: int, instances: int, round_trip_s: float = ROUND_TRIP_S) ->
 def upload(
     fleet: Fleet,
     parcel: Parcel,
-    ids: Sequence[str],
     *,
     on_part: Callable[[int, int], None],
     deliver_timeout_s: int,
+    only: Sequence[str] | None = None,
 ) -> dict[str, str]:
-    """Send the parts of a large job to instances; return why some did not get them all.
+    """Send the parts of a large job to its instances; return why some did not get them all.
 
-    `on_part` is told how many of how many parts are there. Sending a part again is harmless.
+    `on_part` is told how many of how many parts are there; `only` are ids, where not all of the
+    job's instances are to get them. Sending a part again is harmless.
     """
+    ids = [host.instance_id for host in parcel.job.hosts] if only is None else list(only)
     problems: dict[str, str] = {}
     for at in range(0, len(parcel.parts), PARTS_TOGETHER):
         numbers = list(range(at, min(at + PARTS_TOGETHER, len(parcel.parts))))
