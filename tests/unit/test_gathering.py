@@ -118,6 +118,12 @@ def test_what_is_too_large_is_told_and_not_read(tmp_path: Path) -> None:
     assert inline_s(1 << 30) > 10_000
 
 
+def test_too_many_files_are_told_and_not_read(tmp_path: Path) -> None:
+    done = gathered(instance := Instance(facts={"found": "20001 5"}), tmp_path)
+    assert done.problems[ME].startswith("20001 files match, and 20000 can come at a time")
+    assert instance.reads == 0
+
+
 def test_a_refusal_is_told_with_what_the_instance_said(tmp_path: Path) -> None:
     said = base64.b64encode(b"first\ncurl: (22) error: 404\n").decode()
     done = gathered(Instance(facts={"refused": "give", "stderr": said}), tmp_path)

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.jobs.deposit import Deposit, object_key
-from poormanray.jobs.pack import PackError, Store
+from poormanray.jobs.pack import MOST_FILES, PackError, Store
 from poormanray.model import chunks
 from poormanray.remote import CHUNK, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, Call
@@ -94,8 +94,14 @@ class Gatherer:
             AwsRefused: AWS said no.
         """
         ids = [key for key in self.fleet.ready_ids if self.keys.get(key)]
-        for reply_id, answer in self._asked(ids, {}, INLINE_BYTES, PACK_S):
-            self._note(reply_id, answer)
+        for key, answer in self._asked(ids, {}, INLINE_BYTES, PACK_S):
+            found = self._note(key, answer)
+            if found and found.files > MOST_FILES:
+                del self.done.found[key]
+                self.done.problems[key] = (
+                    f"{found.files} files match, and {MOST_FILES} can come at a time: match fewer, "
+                    "or let the tasks pack them"
+                )
         small = [key for key, found in self.done.found.items() if _is_small(found)]
         large = [key for key, found in self.done.found.items() if found.files and key not in small]
         for some in chunks([key for key in small if self.done.found[key].files], CHUNK):

@@ -35,7 +35,7 @@ pack_files() { # folder glob most; task.attempt lines on stdin; first how many f
     done
     # What cannot be read counts too: whoever reads the pack finds that it is missing.
     printf '%s %s\n' "$((${#files[@]} + lost))" "$bytes"
-    ((bytes <= $3)) || return 0
+    ((bytes <= $3 && ${#files[@]} <= 20000)) || return 0
     for line in ${files[@]+"${files[@]}"}; do
         size=${line%% *} line=${line#* } mode=${line%% *} file=${line#* } key=${line#* }
         { exec {fd}<"$file"; } 2>/dev/null || continue
