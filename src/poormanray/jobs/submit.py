@@ -29,8 +29,10 @@ MOST_BUNDLE_BYTES = 64 << 20
 # From a send to its answer: half a second to deliver, and the first poll. Measured while parts
 # are sent; what is told before that is this, and more where polls have to share their pace.
 ROUND_TRIP_S = 2.0
-# How fast an instance fetches at worst, for the time that it gets.
+# How fast an instance fetches at worst, for the time that it gets; and how long it may take to
+# find that there is no way to the bucket (curl's timeouts in shell/verbs.sh), to say so itself.
 SLOWEST_BYTES_PER_S = 1 << 20
+WAY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Parcel:
             {},
             comment=f"pmr {self.job.kind} {self.job.job_id}",
             deliver_timeout_s=deliver_timeout_s,
-            work_s=len(self.data) // SLOWEST_BYTES_PER_S if source else 0,
+            work_s=WAY_S + len(self.data) // SLOWEST_BYTES_PER_S if source else 0,
         )
 
 
