@@ -16,7 +16,7 @@ import pytest
 
 from poormanray.shell import Bundle, Call
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_shell_ledger import Machine, bundled, ends, machine, made
+from tests.cloud.test_shell_ledger import ME, Machine, bundled, ends, machine, made
 
 __all__ = ["machine"]
 
@@ -145,7 +145,7 @@ def test_an_instance_without_curl_says_so(machine: Machine, tmp_path: Path) -> N
             if program.name != "curl" and not (programs / program.name).exists():
                 (programs / program.name).symlink_to(program)
     without = Machine(machine.folder, str(programs))
-    job = made("cat >/dev/null")
+    job = made('printf content >"$PMR_OUTPUT_DIR/file"')
     whole = bundled(job)
     absent = replace(whole, data=b"", parts=1, source="http://127.0.0.1:1/secret")
     assert without.start(job, bundle=absent).facts["refused"] == "no-curl"
@@ -158,3 +158,10 @@ def test_an_instance_without_curl_says_so(machine: Machine, tmp_path: Path) -> N
     without.send(Call("put", (job.job_id, "0"), 0, bundle=part))
     assert without.start(job, bundle=absent).facts["committed"] == "now"
     assert ends(machine.ended(job)) == 1
+    outputs = Call("outputs", (job.job_id, "**", "1000"), 0, {ME: absent.source})
+    assert without.send(outputs).facts["refused"] == "no-curl"
+    answer = machine.send(outputs)
+    assert (answer.facts["refused"], answer.facts["found"]) == ("give", "1 7")
+    assert b"secret" not in base64.b64decode(answer.facts["stderr"])
+    # What nobody will fetch does not fill the disk.
+    assert not (machine.ledger(job) / "pack").exists()
