@@ -122,9 +122,9 @@ class JobWords:
     wait_timeout: float | None
     env: tuple[tuple[str, str], ...]
     files: tuple[str, ...]
-    bucket: str
     job_name: str
     job_id: str
+    bucket: str = ""
 
     def work(self, kind: str, program: Program, *, slots: str = "1", at_once: int = 0) -> Work:
         """Return what is to be done: a program, run as the options say.
