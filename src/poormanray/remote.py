@@ -45,8 +45,8 @@ DELIVER_TIMEOUT_S = 60
 class Order:
     """A verb for some instances; `rows` holds what differs between them, by instance id.
 
-    `window_s` is how long the verb may wait on the instance; `large` says that answers may be
-    longer than a list of invocations returns.
+    `window_s` is how long the verb may wait on the instance, and `work_s` how long it may work
+    beside that; `large` says that answers may be longer than a list of invocations returns.
     """
 
     call: Call
@@ -55,6 +55,7 @@ class Order:
     large: bool = False
     comment: str = ""
     deliver_timeout_s: int = DELIVER_TIMEOUT_S
+    work_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class Remote:
                 script=render(call),
                 comment=order.comment,
                 deliver_timeout_s=order.deliver_timeout_s,
-                execution_timeout_s=order.window_s + SLACK_S,
+                execution_timeout_s=order.window_s + order.work_s + SLACK_S,
             )
         except InvalidInstances as refusal:
             if len(ids) == 1:
@@ -174,7 +175,8 @@ class Remote:
                 command_id=command_id,
                 waiting=set(ids),
                 sent_at_s=now_s,
-                deadline_s=now_s + order.deliver_timeout_s + order.window_s + 2 * SLACK_S,
+                deadline_s=now_s
+                + (order.deliver_timeout_s + order.window_s + order.work_s + 2 * SLACK_S),
                 large=order.large,
                 next_poll_s=now_s + jittered(first_s),
                 interval_s=first_s * POLL_GROWTH,

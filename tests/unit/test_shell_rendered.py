@@ -28,12 +28,12 @@ def shellcheck(text: str, dialect: str) -> str:
     return ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("verb", ["start", "observe"])
+@pytest.mark.parametrize("verb", ["start", "observe", "outputs"])
 def test_what_the_agent_starts(verb: str) -> None:
     assert shellcheck(send(verb), "sh") == ""
 
 
-@pytest.mark.parametrize("verb", ["start", "observe"])
+@pytest.mark.parametrize("verb", ["start", "observe", "outputs"])
 def test_what_it_unpacks(verb: str) -> None:
     packed = re.search(r"^PMR_SEND='([^']+)'$", send(verb), re.MULTILINE)
     assert packed is not None

@@ -104,6 +104,8 @@ _HINTS = {
     "InvalidGroupId.Malformed": "choose a group of the subnet's VPC with --security-group",
     "OperationNotPermitted": "the instance is protected; switch that off in EC2, then try again",
     "IncorrectInstanceState": "pmr list shows the states; try again when they have settled",
+    "NoSuchBucket": "aws s3 mb s3://BUCKET makes one; then name it with --bucket",
+    "NoSuchKey": "somebody has deleted it meanwhile; repeat the command",
     "OptInRequired": "switch the region on, or subscribe, in the AWS account",
 }
 

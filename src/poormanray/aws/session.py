@@ -15,9 +15,11 @@ from poormanray.waiting import Clock
 if TYPE_CHECKING:
     import boto3
     from botocore.config import Config
+    from mypy_boto3_s3 import S3Client
 
     from poormanray.aws.ec2 import Ec2
     from poormanray.aws.iam import Iam
+    from poormanray.aws.s3 import S3
     from poormanray.aws.ssm import Ssm
 
 FALLBACK_REGION = "us-east-1"
@@ -85,6 +87,11 @@ class Aws:
         with self._lock:
             return self._iam
 
+    def s3(self) -> S3:
+        """Return the one S3 adapter."""
+        with self._lock:
+            return self._s3
+
     @functools.cached_property
     def _ec2(self) -> Ec2:
         from poormanray.aws.ec2 import Ec2
@@ -116,6 +123,36 @@ class Aws:
                 "iam", region_name=self.region, endpoint_url=self._url, config=self._config
             )
         return Iam(client, self.region, self.partition)
+
+    @functools.cached_property
+    def _s3(self) -> S3:
+        from botocore.config import Config
+
+        from poormanray.aws.s3 import S3
+
+        # What is presigned must open the bucket in its own region, without being sent on from
+        # there; the local cloud has no name for each bucket. A checksum that boto3 adds by itself
+        # would have to be known before the object is.
+        own = Config(
+            signature_version="s3v4",
+            s3={
+                "addressing_style": "path" if self.endpoint else "virtual",
+                "us_east_1_regional_endpoint": "regional",
+            },
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+
+        def client_in(region: str) -> S3Client:
+            with translated("s3", self._region_or_word):
+                return self._session.client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=self._url,
+                    config=self._config.merge(own),
+                )
+
+        return S3(client_in, self.region)
 
     @property
     def _url(self) -> str | None:

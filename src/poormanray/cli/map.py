@@ -44,7 +44,7 @@ from poormanray.model import Selection
 # What a job has from the start: an option that goes on with one cannot choose it any more.
 NEW_ONLY = {
     *("instance_ids", "slots", "compat", "static", "detach", "user", "timeout"),
-    *("deliver_timeout", "env", "files", "job_name", "job_id", "max_load", "memfree"),
+    *("bucket", "deliver_timeout", "env", "files", "job_name", "job_id", "max_load", "memfree"),
 }
 COMMANDLINE = ParameterSource.COMMANDLINE
 
@@ -193,7 +193,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     manner = asked.manner(detach=detach, turns=None if static else turns)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
-        return show_plan(app.out, submission.job)
+        return show_plan(app.out, submission.job, asked.bucket)
     return _watched(submission, work, chain, detach=detach, halt=halt)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from poormanray.cli.sending import bucket_advice, way_row, way_words
 from poormanray.cli.watching import ending, readable_bytes
 from poormanray.errors import ExitCode
 from poormanray.jobs.outcome import Outcome
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
 SHOWN, SHOWN_AGAIN = 3, 20
 
 
-def show_plan(out: Output, job: Job) -> ExitCode:
+def show_plan(out: Output, job: Job, bucket: str) -> ExitCode:
     """Print a job's tasks, their spread and its payload; send nothing.
 
     Raises:
         UsageProblem: it is too large to travel.
     """
-    parcel = pack(job)
-    size = len(parcel.data)
-    way = f"{len(parcel.parts)} sends of content, then the start" if parcel.parts else "inline"
+    parcel = pack(job, bucket=bool(bucket))
+    size, way = len(parcel.data), way_words(parcel, bucket)
     names = job.task_names
     out.line(f"{len(job.tasks)} tasks on {len(job.hosts)} instances; nothing was sent")
     out.line(f"content: {readable_bytes(size)} compressed, {way}")
+    if advice := bucket_advice(parcel):
+        out.line(advice)
     out.line("")
     rows = [
         (host.name, str(len(host.tasks)), ", ".join(names[number] for number in host.tasks[:SHOWN]))
@@ -43,8 +45,7 @@ def show_plan(out: Output, job: Job) -> ExitCode:
                 for host in job.hosts
                 for number in host.tasks
             ],
-            "bytes": size,
-            "parts": len(parcel.parts),
+            **way_row(parcel),
         }
     )
     return ExitCode.OK

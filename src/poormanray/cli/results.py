@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import click
 from poormanray.cli.jobs import follower_for, job_argument, known_job
 from poormanray.cli.options import App, aws_options, cluster_option
 from poormanray.cli.output import json_line
+from poormanray.cli.outputs import Got, Wish, gather, outputs_option
+from poormanray.cli.sending import bucket_option
 from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.absent import absent
-from poormanray.jobs.outcome import outcomes
+from poormanray.jobs.outcome import Outcome, outcomes
 from poormanray.jobs.results import Collection, fresh, joblog
 from poormanray.jobs.track import Happening, Wanted
 
@@ -49,50 +51,58 @@ def _saved(happenings: Iterator[Happening], folder: Path) -> Iterator[Happening]
 @click.command()
 @cluster_option
 @click.option("-o", "--output", required=True, metavar="DIR", help="Folder for the results.")
+@outputs_option
+@bucket_option
 @job_argument
 @aws_options
-def results(app: App, *, name: str, output: str, job: str) -> int:
+def results(app: App, *, name: str, output: str, pattern: str | None, bucket: str, job: str) -> int:
     """Collect every log of a job as <task>.log, and what became of each task.
 
-    joblog.tsv has GNU parallel's columns; results.jsonl has a line of JSON for each task.
+    joblog.tsv has GNU parallel's columns; results.jsonl has a line of JSON for each task. With
+    --outputs, what a task wrote into PMR_OUTPUT_DIR comes as outputs/<task>/<path>.
     """
     folder = _folder(output)
     fleet, known = known_job(app, name, job)
     follower = follower_for(app, fleet, known, Wanted(lambda _task: True, live=False))
     collection = Collection(folder)
     watcher = Watcher(app.out, quiet=True)
-    again = app.command_line("results", known.summary.job_id, "-n", name, "-o", output)
+    globs = ("--outputs", pattern) if pattern else ()
+    again = app.command_line("results", known.summary.job_id, "-n", name, "-o", output, *globs)
     back = WayBack(known.summary.job_id, again, follower.tracks.values())
     code = watched(app.out, _saved(collection.collect(follower), folder), watcher, back)
     if code is not None:
         return code
     tracks = [*follower.tracks.values(), *absent(fleet, known, follower.tracks.values())]
     found = outcomes(tracks, known.manifest.task_names)
+    with _writing(folder):
+        summary = _written(app, folder, collection, found)
+        got = Got()
+        if pattern:
+            wish = Wish(known.summary.job_id, pattern, bucket, folder, again)
+            got = gather(app, fleet, found, wish)
+    app.out.event({"event": "summary", "job": known.summary.job_id, **summary, **got.summary()})
+    if got.error:
+        raise got.error
+    unread = any(track.problem for track in tracks)
+    return ExitCode.NOT_REACHED if unread or got.missed else ExitCode.OK
+
+
+def _written(
+    app: App, folder: Path, collection: Collection, found: Sequence[Outcome]
+) -> dict[str, object]:
+    """Write what became of each task, and say what there is now; return that for JSON."""
     rows = [outcome_row(outcome) for outcome in found]
     files = {
         "joblog.tsv": joblog(found, collection.sizes).encode("utf-8", "surrogateescape"),
         "results.jsonl": b"".join(b"%s\n" % json_line(row).encode() for row in rows),
     }
-    with _writing(folder):
-        for file, data in files.items():
-            fresh(folder / file).write_bytes(data)
-    missing = [outcome for outcome in found if not outcome.state.ended]
-    unread = [track for track in tracks if track.problem]
+    for file, data in files.items():
+        fresh(folder / file).write_bytes(data)
     total = sum(collection.sizes.values())
     app.out.line(
         f"{len(collection.sizes)} logs, {readable_bytes(total)}, "
-        f"joblog.tsv and results.jsonl in {output}"
+        f"joblog.tsv and results.jsonl in {folder}"
     )
-    if missing:
-        app.out.note(f"{len(missing)} tasks have not ended yet; type it again later")
-    app.out.event(
-        {
-            "event": "summary",
-            "job": known.summary.job_id,
-            "folder": folder,
-            "logs": len(collection.sizes),
-            "bytes": total,
-            "tasks": rows,
-        }
-    )
-    return ExitCode.NOT_REACHED if unread else ExitCode.OK
+    if missing := sum(not outcome.state.ended for outcome in found):
+        app.out.note(f"{missing} tasks have not ended yet; type it again later")
+    return {"folder": folder, "logs": len(collection.sizes), "bytes": total, "tasks": rows}

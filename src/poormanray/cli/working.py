@@ -13,6 +13,7 @@ import click
 
 from poormanray.cli.inputs import Program, environment, helper_files
 from poormanray.cli.options import COUNT, DURATION, KEY_VALUE, TIME_LIMIT, Percent
+from poormanray.cli.sending import Sending, bucket_advice, bucket_option, way_row, way_words
 from poormanray.cli.watching import (
     Watcher,
     WayBack,
@@ -29,7 +30,7 @@ from poormanray.jobs.join import of_job
 from poormanray.jobs.listing import load
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
-from poormanray.jobs.submit import Parcel, Work, pack, plan, upload, without
+from poormanray.jobs.submit import Work, plan, without
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import ended_counts, is_job_id
 from poormanray.manifest import Job, Task
@@ -53,6 +54,7 @@ class Manner:
     wait_timeout_s: float = 0.0
     job_id: str = ""
     turns: Turns | None = None
+    bucket: str = ""
 
 
 def _user(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -99,6 +101,7 @@ _JOB_OPTIONS = (
         metavar="PATH",
         help="File or folder to put into each task's folder; repeatable.",
     ),
+    bucket_option,
     click.option("--job-name", default="", help="A name for the job."),
     click.option(
         "--job-id",
@@ -121,6 +124,7 @@ class JobWords:
     files: tuple[str, ...]
     job_name: str
     job_id: str
+    bucket: str = ""
 
     def work(self, kind: str, program: Program, *, slots: str = "1", at_once: int = 0) -> Work:
         """Return what is to be done: a program, run as the options say.
@@ -159,6 +163,7 @@ class JobWords:
             self.wait_timeout or 0.0,
             self.job_id,
             turns,
+            self.bucket,
         )
 
 
@@ -231,11 +236,13 @@ class Submission:
     def follower(self, wanted: Wanted) -> Follower:
         """Make the job ready to start, sending large content ahead, and return its follower."""
         # The id is known before anything is sent: whoever is cut off can come back with it.
-        parcel = pack(self.job)
-        self._announce(parcel)
-        parcel = self._upload(parcel)
+        self.sending = self._packed()
+        self._announce(self.sending)
+        self._send_ahead()
         manner = self.manner
         moves = None if manner.detach else manner.turns
+        # Who joins later gets the content in parts.
+        joins = moves and not self.chosen and not self.sending.only_by_bucket
         joiner = of_job(self.fleet, self.job, manner.deliver_timeout_s)
         tracks = [
             Track(
@@ -253,21 +260,33 @@ class Submission:
             remote=self.fleet.remote,
             clock=self.app.aws.clock,
             states=self.fleet.states,
-            start=lambda: parcel.order(manner.deliver_timeout_s),
+            start=self.sending.order,
             parallelism=manner.parallelism,
             timeout_s=manner.wait_timeout_s,
             turns=moves,
-            newcomers=joiner if moves and not self.chosen else None,
+            newcomers=joiner if joins else None,
         )
 
-    def _announce(self, parcel: Parcel) -> None:
-        job, out = self.job, self.app.out
+    def _packed(self) -> Sending:
+        manner = self.manner
+        return Sending(
+            self.app,
+            self.fleet,
+            self.job,
+            bucket=manner.bucket,
+            deliver_timeout_s=manner.deliver_timeout_s,
+        )
+
+    def _announce(self, sending: Sending) -> None:
+        job, out, parcel = self.job, self.app.out, sending.parcel
         tasks = f", {len(job.tasks)} tasks" if job.kind == "map" else ""
-        way = f", {len(parcel.parts)} sends of content first" if parcel.parts else ""
+        way = f", {way_words(parcel, sending.bucket)}" if parcel.start.parts else ""
         out.note(
             f"job {job.job_id}: {len(job.hosts)} instances{tasks}, "
             f"{readable_bytes(len(parcel.data))} to send{way}"
         )
+        if advice := bucket_advice(parcel):
+            out.note(advice)
         out.event(
             {
                 "event": "submitted",
@@ -276,28 +295,21 @@ class Submission:
                 "cluster": job.cluster,
                 "instances": len(job.hosts),
                 "tasks": len(job.tasks),
+                "content": way_row(parcel),
             }
         )
 
-    def _upload(self, parcel: Parcel) -> Parcel:
-        out = self.app.out
-        if not parcel.parts:
-            return parcel
-        failed = upload(
-            self.fleet,
-            parcel,
-            on_part=lambda done, count: out.progress(f"content: {done} of {count} sends"),
-            deliver_timeout_s=self.manner.deliver_timeout_s,
-        )
-        out.progress("")
+    def _send_ahead(self) -> None:
+        failed = self.sending.go_ahead()
         if failed and not self.manner.job_id and self.job.kind == "map":
             # Nothing is committed yet: the others take over what those would have run.
             for instance_id, why in failed.items():
-                out.note(f"[{instance_id}] left out: {why}")
+                self.app.out.note(f"[{instance_id}] left out: {why}")
             self.job = without(self.job, failed)
-            return self._upload(pack(self.job))
-        self.problems.update(failed)
-        return parcel
+            self.sending = self._packed()
+            self._send_ahead()
+        else:
+            self.problems.update(failed)
 
     def watch(
         self, follower: Follower, watcher: Watcher, halt: Halt | None = None
@@ -305,7 +317,7 @@ class Submission:
         """Show the job until it ends; return a code if it was not seen to its end."""
         resume = self.app.command_line("resume", "-n", self.job.cluster)
         back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume)
-        happenings = follower.run()
+        happenings = self.sending.attended(follower)
         if halt is not None:
             stop = partial(self._stop, halt, follower)
             happenings = halting(happenings, halt, len(self.job.tasks), stop)

@@ -16,7 +16,7 @@ from poormanray.jobs.fleet import Fleet
 from poormanray.ledger import new_job_id
 from poormanray.manifest import HelperFile, Host, Job, Rules, Task, encode_sections
 from poormanray.model import Instance
-from poormanray.remote import Order
+from poormanray.remote import CHUNK, POLLS_PER_S, Order
 from poormanray.schedule import slot_caps, spread
 from poormanray.shell import SEND_LIMIT_CHARS, Bundle, Call, render
 
@@ -26,6 +26,13 @@ PARTS_TOGETHER = 3
 MOST_TRIES = 3
 # What a job may come to, compressed, without a bucket: more than this is hours of sends.
 MOST_BUNDLE_BYTES = 64 << 20
+# From a send to its answer: half a second to deliver, and the first poll. Measured while parts
+# are sent; what is told before that is this, and more where polls have to share their pace.
+ROUND_TRIP_S = 2.0
+# How fast an instance fetches at worst, for the time that it gets; and how long it may take to
+# find that there is no way to the bucket (curl's timeouts in shell/verbs.sh), to say so itself.
+SLOWEST_BYTES_PER_S = 1 << 20
+WAY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,34 +102,45 @@ def plan(
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A job made ready to send: inline in the start, or as parts that go before it."""
+    """A job made ready to send: inline in the start, or as parts that go before it.
+
+    `by_bucket`: it is to be fetched from a bucket instead. What is too large to travel without
+    one has no parts.
+    """
 
     job: Job
     data: bytes
     start: Bundle
     parts: tuple[Bundle, ...] = ()
+    by_bucket: bool = False
 
-    def order(self, deliver_timeout_s: int) -> Order:
-        """Return the order that starts the job; the follower fills in rows and window."""
-        call = Call("start", (self.job.job_id,), 0, bundle=self.start)
+    def order(self, deliver_timeout_s: int, source: str = "") -> Order:
+        """Return the order that starts the job; the follower fills in rows and window.
+
+        `source` is where an instance fetches the content that did not come in parts.
+        """
+        call = Call("start", (self.job.job_id,), 0, bundle=replace(self.start, source=source))
         return Order(
             call,
             {},
             comment=f"pmr {self.job.kind} {self.job.job_id}",
             deliver_timeout_s=deliver_timeout_s,
+            work_s=WAY_S + len(self.data) // SLOWEST_BYTES_PER_S if source else 0,
         )
 
 
-def pack(job: Job) -> Parcel:
-    """Compress a job, and cut it into parts if one send cannot carry it.
+def pack(job: Job, *, bucket: bool = False) -> Parcel:
+    """Compress a job; what one send cannot carry goes through a bucket, or in parts.
 
     Raises:
         UsageProblem: it is too large to travel without a bucket.
     """
-    return pack_sections(job, encode_sections(job))
+    return pack_sections(job, encode_sections(job), bucket=bucket)
 
 
-def pack_sections(job: Job, sections: Sequence[tuple[str, bytes]]) -> Parcel:
+def pack_sections(
+    job: Job, sections: Sequence[tuple[str, bytes]], *, bucket: bool = False
+) -> Parcel:
     """Compress the sections of a job, as `pack` does.
 
     Raises:
@@ -136,26 +154,42 @@ def pack_sections(job: Job, sections: Sequence[tuple[str, bytes]]) -> Parcel:
         rows = {f"i-{number:017x}": "0 00 0 0000 0000.1:0" for number in range(50)}
         if len(render(Call("start", (job.job_id,), 0, rows, inline))) <= SEND_LIMIT_CHARS:
             return Parcel(job, data, inline)
-    if len(data) > MOST_BUNDLE_BYTES:
+    start = Bundle(b"", digest, sizes, -(-len(data) // PART_BYTES))
+    if len(data) <= MOST_BUNDLE_BYTES:
+        slices = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+        parts = tuple(Bundle(part, hashlib.sha256(part).hexdigest()) for part in slices)
+        return Parcel(job, data, start, parts, bucket)
+    if not bucket:
         raise UsageProblem(
             f"the job is {len(data) >> 20} MB compressed; at most {MOST_BUNDLE_BYTES >> 20} MB "
             "can travel through SSM",
-            "put large inputs where the instances can read them, and map over their names",
+            "name a bucket for it with --bucket, or put large inputs where the instances can "
+            "read them, and map over their names",
         )
-    slices = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
-    parts = tuple(Bundle(part, hashlib.sha256(part).hexdigest()) for part in slices)
-    return Parcel(job, data, Bundle(b"", digest, sizes, len(parts)), parts)
+    return Parcel(job, data, start, by_bucket=True)
+
+
+def sending_s(parts: int, instances: int, round_trip_s: float = ROUND_TRIP_S) -> float:
+    """Return how many seconds it takes to send so many parts to so many instances."""
+    flights = min(parts, PARTS_TOGETHER) * -(-instances // CHUNK)
+    return -(-parts // PARTS_TOGETHER) * max(round_trip_s, flights / POLLS_PER_S)
 
 
 def upload(
-    fleet: Fleet, parcel: Parcel, *, on_part: Callable[[int, int], None], deliver_timeout_s: int
+    fleet: Fleet,
+    parcel: Parcel,
+    *,
+    on_part: Callable[[int, int], None],
+    deliver_timeout_s: int,
+    only: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """Send the parts of a large job to its instances; return why some did not get them all.
 
-    `on_part` is told how many of how many parts are there. Sending a part again is harmless.
+    `on_part` is told how many of how many parts are there; `only` are ids, where not all of the
+    job's instances are to get them. Sending a part again is harmless.
     """
+    ids = [host.instance_id for host in parcel.job.hosts] if only is None else list(only)
     problems: dict[str, str] = {}
-    ids = [host.instance_id for host in parcel.job.hosts]
     for at in range(0, len(parcel.parts), PARTS_TOGETHER):
         numbers = list(range(at, min(at + PARTS_TOGETHER, len(parcel.parts))))
         todo = {number: [key for key in ids if key not in problems] for number in numbers}

@@ -20,6 +20,8 @@ REFUSALS = {
     "never-began": "its runner does not start (is it out of disk, memory or processes?)",
     "expired": "the command reached it too late (or its clock is wrong); nothing was done",
     "digest": "the job arrived damaged; nothing was started",
+    "no-curl": "it has no curl to fetch the content from the bucket with",
+    "fetch": "it could not fetch the content from the bucket (can it reach S3?)",
     "unpack": "it could not store the job (is its disk full?)",
     "no-such-job": "it does not know this job",
     "empty": "its answers are damaged: they promise more than they bring",

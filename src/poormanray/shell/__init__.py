@@ -28,19 +28,23 @@ _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 LIBRARY = ("ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
 RUNNER = ("ledger.sh", "queue.sh", "holding.sh", "user.sh", "runner.sh", "main.sh")
+# For one verb, and so only in its sends.
+OUTPUTS = "outputs.sh"
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """Bytes that travel with a send: a compressed bundle, or one part of it.
 
-    `digest` is the SHA-256 (hex) of the whole that the verb must end up with.
+    `digest` is the SHA-256 (hex) of the whole that the verb must end up with. `source` is where to
+    fetch that if its parts are not there: a presigned URL, which is a secret for some minutes.
     """
 
     data: bytes
     digest: str
     sections: tuple[tuple[str, int], ...] = ()
     parts: int = 0
+    source: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ def _assignments(call: Call, library_size: int) -> str:
         "LARGE": str(LARGE_ANSWER_CHARS),
         "LIBRARY_SIZE": str(library_size),
         "PARTS": str(call.bundle.parts),
+        "SOURCE": call.bundle.source,
         "DIGEST": call.bundle.digest,
         "SECTIONS": "\n".join(f"{name} {size}" for name, size in call.bundle.sections),
     }
@@ -101,7 +106,8 @@ def render(call: Call) -> str:
     if call.verb == "start":
         # What runs the job later comes first, so that its length tells where it ends.
         library = _library(RUNNER)
-    rest = _library(tuple(name for name in LIBRARY if not library or name not in RUNNER))
+    names = LIBRARY + ((OUTPUTS,) if call.verb == "outputs" else ())
+    rest = _library(tuple(name for name in names if not library or name not in RUNNER))
     head = library + rest + _assignments(call, len(library)).encode()
     script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data
     packed = base64.b64encode(gzip.compress(script, mtime=0)).decode("ascii")

@@ -40,7 +40,7 @@ size_of() { # file; sets SIZE, 0 where there is none; false where it cannot be t
 ledger_file() { # name in a request; sets FILE
     case $1 in
         @meta) FILE=$JOB_DIR/meta ;;
-        @manifest | @env | @content | @mirror) FILE=$JOB_DIR/${1#@} ;;
+        @manifest | @env | @content | @mirror | @pack) FILE=$JOB_DIR/${1#@} ;;
         *) FILE=$JOB_DIR/logs/$1 ;;
     esac
 }

@@ -67,9 +67,9 @@ place_files() { # work folder; the job's helper files, each under its own path
 
 places() { # task.attempt...; their scripts, folders and logs, with few processes for many
     local new=$PMR_ROOT/work/.new.$JOB.$BASHPID status
-    # A folder is where its task looks for it only when it is whole.
+    # A folder is where its task looks for it only when it is whole: what it writes to comes first.
     rm -rf "$new" && mkdir "$new" && fill_places "$new" "$@" &&
-        (cd "$new" && exec mv -n -t "$PMR_ROOT/work/$JOB" -- "$@")
+        (cd "$new" && exec mv -n -t "$PMR_ROOT/work/$JOB" -- "${@/%/.out}" "$@")
     status=$?
     rm -rf "$new"
     return "$status"
@@ -78,7 +78,7 @@ places() { # task.attempt...; their scripts, folders and logs, with few processe
 fill_places() { # folder task.attempt...
     local key new=$1
     shift
-    (cd "$new" && exec mkdir -- "$@") || return
+    (cd "$new" && exec mkdir -- "$@" "${@/%/.out}") || return
     for key; do
         know "${key%.*}"
         script_file "${SCRIPT_OF[${key%.*}]}" && : >"$JOB_DIR/logs/$key" || return
@@ -86,7 +86,8 @@ fill_places() { # folder task.attempt...
     done
     [[ -z ${USER_IDS-} ]] || {
         (cd "$JOB_DIR/logs" && exec chown -- "$USER_IDS" "$@") &&
-            (cd "$new" && exec chown -R -- "$USER_IDS" "$@")
+            # Only helper files make something lie in them.
+            (cd "$new" && exec chown ${FILES[0]+-R} -- "$USER_IDS" "$@" "${@/%/.out}")
     }
 }
 
@@ -144,7 +145,7 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     export AWS_REGION=$META_region AWS_DEFAULT_REGION=$META_region
     export PMR_JOB_ID=$JOB PMR_TASK_ID=$1 PMR_TASK_INDEX=${INDEX_OF[$1]} PMR_TASK_COUNT=$META_tasks
     export PMR_TASK_ATTEMPT=$2 PMR_TASK_KEY=${JOB}_$1.$2 PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}
-    export PMR_HOST_INDEX=$HOST_INDEX PMR_HOST_COUNT=$META_hosts PMR_CLUSTER=$META_cluster
+    export PMR_OUTPUT_DIR=$WORK.out PMR_HOST_INDEX=$HOST_INDEX PMR_HOST_COUNT=$META_hosts PMR_CLUSTER=$META_cluster
     case ${ENTRY_OF[$1]} in
         '') ;;
         '#') export PMR_ENTRY=$1 ;;
