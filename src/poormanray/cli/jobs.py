@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from poormanray.cli.options import (
+    DURATION,
+    SIZE,
     App,
     aws_options,
     cluster_option,
     instance_option,
+    yes_option,
 )
+from poormanray.cli.prune import WEEK_S, Chosen, prune_jobs
 from poormanray.cli.watching import iso, readable_s
-from poormanray.errors import ExitCode, NotFound
+from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.absent import absent, recall
 from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.cancel import cancel as cancel_on
@@ -108,9 +112,40 @@ def looked_at(app: App, fleet: Fleet, known: Known) -> list[Track]:
 
 @click.command()
 @cluster_option
+@click.option("--prune", is_flag=True, help="Remove what old jobs left on the instances, and ask.")
+@click.option("--older", type=DURATION, help="Prune: unchanged for so long.  [default: 7d]")
+@click.option("--larger", type=SIZE, help="Prune: takes at least so much of an instance's disk.")
+@click.option("--job", help="Prune: only this job, however old.")
+@click.option("--dry-run", is_flag=True, help="Prune: show what would be removed.")
+@yes_option
 @aws_options
-def jobs(app: App, *, name: str) -> int:
-    """List the jobs of a cluster, newest first, as its instances know them."""
+def jobs(  # noqa: PLR0913 (one for each option)
+    app: App,
+    *,
+    name: str,
+    prune: bool,
+    older: float | None,
+    larger: int | None,
+    job: str | None,
+    dry_run: bool,
+    yes: bool,
+) -> int:
+    """List the jobs of a cluster, newest first, as its instances know them.
+
+    With --prune, remove the ledgers, logs and folders of old ones; never of one that may go on.
+    """
+    if prune:
+        chosen = Chosen(WEEK_S if older is None and job is None else older or 0.0, larger or 0, job)
+        return prune_jobs(app, name, chosen, dry_run=dry_run, yes=yes)
+    if dry_run or yes or (older, larger, job) != (None, None, None):
+        raise UsageProblem(
+            "--older, --larger, --job, --dry-run and --yes are about --prune",
+            app.command_line("jobs", "--prune", "-n", name),
+        )
+    return _list(app, name)
+
+
+def _list(app: App, name: str) -> int:
     fleet = muster(app.aws, Selection(name))
     listed, problems = list_jobs(fleet)
     for instance_id, why in problems.items():

@@ -27,7 +27,7 @@ _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
 LIBRARY = ("ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 # Verbs that are not in the library: only their own sends carry them.
-RARE = {"summary": "summary.sh"}
+RARE = {"summary": "summary.sh", "prune": "prune.sh"}
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
 RUNNER = ("ledger.sh", "queue.sh", "holding.sh", "runner.sh", "main.sh")
 
