@@ -127,17 +127,18 @@ usual() { # words of a line; true when it was what nearly all lines are: quicker
     local key=$3.$4 at=${2/./} began=${7/./}
     # Seconds have ten digits before the point and six after it.
     [[ ${#2}${#at} == 1716 && $at$5 != *[!0-9]* && $at != 0* && ${OPENED[$3]-} == "$4" ]] || return
-    case $1$5$6$#${SEEN[$key]-} in
-        S*)
-            [[ -z ${SEEN[$key]-}${NEWEST[$3]-} ]] && is_sum "${!#}" || return
+    case $1$#${SEEN[$key]-} in
+        S8)
+            [[ -z ${NEWEST[$3]-} && ${#8} == 8 && $8 != *[!0-9a-f]* ]] || return
             SEEN[$key]=running NEWEST[$3]=$4 STATE[$3]=running BEGAN[$key]=$at
-            ((FIRST = FIRST == 0 || at < FIRST ? at : FIRST))
+            ((FIRST == 0 || at < FIRST)) && FIRST=$at
+            return 0
             ;;
-        E0exit9running)
-            [[ ${#7}${#began}${NEWEST[$3]-} == "1716$4" && $began$8 != *[!0-9]* && $began != 0* &&
-                ${#9} == 8 && $9 != *[!0-9a-f]* ]] || return
-            SEEN[$key]=ended STATE[$3]=succeeded OPENED[$3]=0
-            took "$key" "$began" "$at"
+        E9running)
+            [[ $5$6${#7}${#began}${NEWEST[$3]-} == "0exit1716$4" && $began$8 != *[!0-9]* && $began != 0* &&
+                ${#9} == 8 && $9 != *[!0-9a-f]* ]] && ((began <= at)) || return
+            SEEN[$key]=ended STATE[$3]=succeeded OPENED[$3]=0 TOOK[$key]=$((at - began))
+            ((RAN += 1, BUSY += at - began, FIRST = began < FIRST ? began : FIRST, LAST = at > LAST ? at : LAST))
             ;;
         *) return 1 ;;
     esac
