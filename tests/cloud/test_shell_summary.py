@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,11 @@ whole_end = st.builds("{} {} 1".format, end, moments)
 came = st.builds("A {} {}".format, moments, keys)
 went = st.builds("G {} {} {}".format, moments, tasks, keys)
 runner = st.sampled_from(
-    ["runner-started 3 root screen b", "runner-ended", "runner-lost", "cancelled", "resumed"]
+    [
+        *("runner-started 3 root screen b", "runner-ended", "runner-lost", "cancelled", "resumed"),
+        *("held load 0", "held memory 1", "held memory 7", "freed 0", "freed 1"),
+        *("interrupted terminate 2026-01-02T03:04:05Z", "interrupted $(id) -"),
+    ]
 )
 others = st.builds("J {} {}".format, moments, runner)
 torn = st.sampled_from([b"\n", b"E 1 2\n", b"S 1700000000.0 0 1 0 77\n", b"\xff\xfe $(id)\n"])
@@ -149,6 +154,10 @@ def compared(job: Job, data: bytes, share: Share) -> None:
     found = [one for one in outcomes([track], {}) if one.why != BETWEEN]
     assert share.counts == ended_counts(one.status for one in found)
     assert (share.slots, share.detached_by) == (track.log.slots, track.log.detached_by)
+    assert (share.held, share.interrupted) == (
+        Counter(track.log.held.values()),
+        track.log.interrupted,
+    )
     assert (share.cancelled, share.damaged_lines) == (track.log.cancelled, track.log.damaged_lines)
     told = looked_over(decode_meta(encode_meta(job)), [track], found, now_s=share.now_s)
     (expected,) = told.shares

@@ -11,7 +11,7 @@ import click
 
 from poormanray.cli.jobs import fleet_of, job_argument, looked_at
 from poormanray.cli.options import DURATION, App, aws_options, cluster_option, is_duration
-from poormanray.cli.watching import ending, iso, outcome_row, readable_s
+from poormanray.cli.watching import ending, interruption, iso, outcome_row, readable_s
 from poormanray.errors import ExitCode
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.overview import closely, glance
@@ -251,6 +251,10 @@ def _notes(share: Share) -> Iterator[str]:
         yield "it was rebooted; its queue goes on with pmr map --resume"
     elif share.detached_by == "setsid":
         yield "screen is missing there; the runner is detached with setsid"
+    if share.interrupted and not share.problem:
+        yield interruption(*share.interrupted)
+    if share.held and not share.problem:
+        yield ", ".join(f"slots held back: {count} by {why}" for why, count in share.held.items())
     if share.damaged_lines:
         yield f"{share.damaged_lines} lines of its ledger are damaged"
 
@@ -328,6 +332,9 @@ def _instance_row(overview: Overview, share: Share) -> dict[str, object]:
         "detached_by": share.detached_by,
         "damaged_lines": share.damaged_lines,
         "problem": share.problem,
+        "interrupted": share.interrupted
+        and dict(zip(("action", "at"), share.interrupted, strict=True)),
+        "held": sum(share.held.values()),
         "counts": _count_words(share.counts),
         "mean_s": _rounded(share.mean_s),
         "skew": _rounded(overview.skew(share)),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from poormanray.jobs.track import REFUSALS
 from poormanray.ledger import (
@@ -27,6 +28,8 @@ MOST_SLOWEST = 5
 # Longer than any line that an honest instance sends of a task (summary.sh cuts them).
 LONGEST_WORD = 1_000
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NOTICE = re.compile(r"([a-z-]{1,20})/([0-9TZ:.-]{1,30})")
+_HELD = ("load", "memory")
 _MICROS = 1e6
 _CUT = "…"
 
@@ -61,7 +64,8 @@ class Share:
 
     `ran` attempts have ended with an exit code after `busy_s` seconds altogether; those that run
     have done so for `under_s` seconds. `problem` says why nothing more is expected of it; `waits`
-    and `joined` are those of a track. `gave_to` are the host indices that it gave tasks to.
+    and `joined` are those of a track. `gave_to` are the host indices that it gave tasks to. `held`
+    counts slots that start nothing for now, by why; `interrupted` is a spot notice (what, when).
     """
 
     instance_id: str
@@ -79,6 +83,8 @@ class Share:
     busy_s: float = 0.0
     under_s: float = 0.0
     problem: str = ""
+    held: Mapping[str, int] = field(default_factory=dict)
+    interrupted: tuple[str, str] | None = None
     waits: bool = False
     joined: bool = False
     gave_to: frozenset[int] = frozenset()
@@ -217,6 +223,8 @@ def read_share(instance_id: str, name: str, job_id: str, data: bytes) -> tuple[J
         ran=whole_number(words.get("ran", "")),
         busy_s=max(0.0, _time_s(words, "busy")),
         under_s=max(0.0, _time_s(words, "under")),
+        held=Counter(word for word in words.get("held", "").split() if word in _HELD),
+        interrupted=_notice(words.get("notice", "")),
         waits=words.get("waits") == "1",
         joined=words.get("spread") != "1",
         gave_to=frozenset(decode_ids(words.get("gave", ""))),
@@ -224,6 +232,11 @@ def read_share(instance_id: str, name: str, job_id: str, data: bytes) -> tuple[J
         failed=tuple(_failed(text, host) for text in _numbered(words, "bad")),
     )
     return summary, _judged(share)
+
+
+def _notice(text: str) -> tuple[str, str] | None:
+    found = _NOTICE.fullmatch(text)
+    return (found[1], found[2]) if found else None
 
 
 def _judged(share: Share) -> Share:

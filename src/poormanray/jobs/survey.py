@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from poormanray.jobs.outcome import BETWEEN, Outcome
@@ -67,6 +68,8 @@ def _share_of(
         busy_s=sum(max(0.0, end - began) for began, end in ended),
         under_s=sum(max(0.0, now_s - began) for began in running if began is not None),
         problem=track.problem,
+        held=Counter(track.log.held.values()),
+        interrupted=track.log.interrupted,
         waits=track.waits,
         joined=track.joined,
         slowest=longest(_slow_of(own), MOST_SLOWEST),

@@ -105,7 +105,17 @@ ended() { # when task attempt code reason [began slot]
 
 runner_says() { # what slots user detached
     case $1 in
-        runner-started) is_number "$2" && SLOTS=$2 DETACHED=${4//[!a-z]/} ;;
+        runner-started) is_number "$2" && SLOTS=$2 DETACHED=${4//[!a-z]/} HELD=() NOTICE='' ;;
+        runner-lost) HELD=() ;;
+        held)
+            is_number "$3" && (($3 < SLOTS)) || return
+            HELD[$3]=load
+            [[ $2 != memory ]] || HELD[$3]=memory
+            ;;
+        freed) is_number "$2" && unset "HELD[$2]" ;;
+        interrupted)
+            [[ -n $2 && -n $3 && $2 != *[!a-z-]* && $3 != *[!0-9TZ:.-]* && ${#2} -le 20 && ${#3} -le 30 ]] && NOTICE=$2/$3
+            ;;
         cancelled) CANCELLED_JOB=1 ;;
         resumed) CANCELLED_JOB=0 ;;
     esac
@@ -245,7 +255,8 @@ tell() { # how many of the slowest and of the failed; the job's meta and what it
     done
     printf '%s\n' "runner=$RUNNER" "slots_now=$SLOTS" "detached=$DETACHED" "damaged=$DAMAGED" \
         "cancelled_job=$CANCELLED_JOB" "first=$FIRST" "last=$LAST" "now=$US" "ran=$RAN" "busy=$BUSY" \
-        "under=$UNDER" "spread=$SPREAD" "gave=$GAVE" "waits=$WAITS"
+        "under=$UNDER" "spread=$SPREAD" "gave=$GAVE" "waits=$WAITS" \
+        "held=${HELD[*]-}" "notice=$NOTICE"
     for ((index = 0; index < $1 && index < ${#SLOWEST[@]}; index++)); do
         read -r at task attempt <<<"${SLOWEST[index]}"
         name_of "$task"
@@ -287,7 +298,7 @@ verb_summary() { # which job (see find_job), cluster, how many of the slowest an
     local -A OURS=() OPENED=() NEWEST=() STATE=() SEEN=() BEGAN=() TOOK=() GIVEN=()
     local -A COUNT=([pending]=0 [running]=0 [succeeded]=0 [failed]=0 [timeout]=0 [cancelled]=0 [lost]=0)
     local US FIRST=0 LAST=0 RAN=0 BUSY=0 UNDER=0 SLOTS=0 DETACHED='' DAMAGED=0 CANCELLED_JOB=0
-    local SPREAD=0 GAVE='' WAITS=0
+    local SPREAD=0 GAVE='' WAITS=0 HELD=() NOTICE=''
     WANTED='' EVENTS_AT=''
     if find_job "$1" "$2"; then
         settle
