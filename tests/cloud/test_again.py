@@ -98,7 +98,7 @@ def test_where_nobody_moves_tasks_an_instance_retries_its_own(
     ]
     job = pmr(*words, "-d").stdout.strip()
     pmr("logs", "-f", job, "-n", cluster)
-    status = pmr.json("status", job, "-n", cluster)
+    status = pmr.json("status", job, "-n", cluster, "--tasks")
     assert status["counts"]["SUCCEEDED"] == 6
     assert [task["attempt"] for task in status["tasks"]] == [1, 2, 1, 1, 1, 1]
     wrote = ran(pmr, cluster, job, tmp_path)
