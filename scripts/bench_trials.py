@@ -111,7 +111,9 @@ class Trial:
     def _snapshot(self) -> None:
         """Take note of what ledgers know as ended, before somebody goes on."""
         at_s = time.monotonic()
-        told = self.own("status", self.job, "-n", self.name, "--json", check=False, timeout_s=120)
+        told = self.own(
+            "status", self.job, "-n", self.name, "--tasks", "--json", check=False, timeout_s=120
+        )
         if told.returncode == 0:
             self.known += [
                 Known(at_s, row["task"], row["attempt"], row["name"])

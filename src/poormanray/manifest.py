@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from poormanray.ledger import ID_LENGTH, is_job_id
 from poormanray.schedule import MOST_IDS, decode_ids, encode_ids, whole_number
 
 _INSTANCE_ID = re.compile(r"i-[0-9a-z]{1,32}")
@@ -289,6 +290,18 @@ def decode_meta(data: bytes) -> JobSummary:
             timeout_percent=_number(values.get("timeout_percent", "")),
         ),
     )
+
+
+def sound_summary(job_id: str, data: bytes) -> JobSummary:
+    """Read the meta of a job; its id becomes a part of paths on instances.
+
+    Raises:
+        ValueError: it is no meta of that job.
+    """
+    summary = decode_meta(data)
+    if not is_job_id(job_id) or summary.job_id != job_id:
+        raise ValueError(f"what it tells of job {job_id[:ID_LENGTH]!r} is not of that job")
+    return summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,10 @@ LONGEST_PAUSE_S = 30.0
 MOST_PAUSES = 12
 # Whole answers are fetched one by one: at most so many before other commands have their turn.
 WHOLE_AT_ONCE = 4
+# A patient order is looked at twice where that will do: first after this long and so much longer
+# for each instance, then when those that have not answered should have, as the others did.
+PATIENT_POLL_S, PATIENT_EACH_S = 1.0, 0.03
+PATIENT_UNTOLD_S, PATIENT_LEAST_S, PATIENT_MOST_S, PATIENT_MARGIN = 3.0, 1.0, 10.0, 1.3
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
 # How long an instance has to take a command where nobody says otherwise.
@@ -46,7 +50,8 @@ class Order:
     """A verb for some instances; `rows` holds what differs between them, by instance id.
 
     `window_s` is how long the verb may wait on the instance, and `work_s` how long it may work
-    beside that; `large` says that answers may be longer than a list of invocations returns.
+    beside that; `large` says that answers may be longer than a list of invocations returns;
+    `patient` that few calls matter more than a second.
     """
 
     call: Call
@@ -56,6 +61,7 @@ class Order:
     comment: str = ""
     deliver_timeout_s: int = DELIVER_TIMEOUT_S
     work_s: int = 0
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,10 @@ class Reply:
 
 @dataclass(slots=True)
 class Flight:
-    """A command under way: who has not answered yet, and who was seen to take it."""
+    """A command under way: who has not answered yet, and who was seen to take it.
+
+    `patient_for` is how many were asked by a patient order, 0 for any other.
+    """
 
     command_id: str
     waiting: set[str]
@@ -83,6 +92,17 @@ class Flight:
     next_poll_s: float
     interval_s: float
     taken: set[str] = field(default_factory=set)
+    patient_for: int = 0
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long to leave it alone after a look."""
+        if not self.patient_for:
+            return self.interval_s
+        answered = self.patient_for - len(self.waiting)
+        if not answered:
+            return PATIENT_UNTOLD_S
+        each_s = (now_s - self.sent_at_s) / answered * PATIENT_MARGIN
+        return min(max(each_s * len(self.waiting), PATIENT_LEAST_S), PATIENT_MOST_S)
 
 
 @dataclass(slots=True)
@@ -170,6 +190,8 @@ class Remote:
         self._got_through(throttled=False)
         now_s = self._clock.now_s()
         first_s = FIRST_BULK_POLL_S if order.large else FIRST_POLL_S
+        if order.patient:
+            first_s = PATIENT_POLL_S + PATIENT_EACH_S * len(ids)
         sent.flights.append(
             Flight(
                 command_id=command_id,
@@ -180,6 +202,7 @@ class Remote:
                 large=order.large,
                 next_poll_s=now_s + jittered(first_s),
                 interval_s=first_s * POLL_GROWTH,
+                patient_for=len(ids) if order.patient else 0,
             )
         )
 
@@ -213,7 +236,7 @@ class Remote:
         if len(cut) > WHOLE_AT_ONCE:
             flight.next_poll_s = now_s
             return replies
-        flight.next_poll_s = now_s + jittered(max(flight.interval_s, flights / POLLS_PER_S))
+        flight.next_poll_s = now_s + jittered(max(flight.wait_s(now_s), flights / POLLS_PER_S))
         flight.interval_s = min(flight.interval_s * POLL_GROWTH, LONGEST_POLL_S)
         return replies
 

@@ -54,7 +54,7 @@ def test_what_waits_behind_slow_tasks_moves(pmr: Pmr, cluster: str, tmp_path: Pa
     assert len({wrote[str(number)] for number in range(0, 24, 3)}) > 1
     assert starts(told.stdout) == [(number, 1) for number in range(24)]
     # Whoever asks later finds each task where it ran.
-    status = pmr.json("status", done["job"], "-n", cluster)
+    status = pmr.json("status", done["job"], "-n", cluster, "--tasks")
     assert {str(t["task"]): t["instance"] for t in status["tasks"]} == {
         name: text.strip() for name, text in wrote.items()
     }
@@ -98,7 +98,7 @@ def test_where_nobody_moves_tasks_an_instance_retries_its_own(
     ]
     job = pmr(*words, "-d").stdout.strip()
     pmr("logs", "-f", job, "-n", cluster)
-    status = pmr.json("status", job, "-n", cluster)
+    status = pmr.json("status", job, "-n", cluster, "--tasks")
     assert status["counts"]["SUCCEEDED"] == 6
     assert [task["attempt"] for task in status["tasks"]] == [1, 2, 1, 1, 1, 1]
     wrote = ran(pmr, cluster, job, tmp_path)

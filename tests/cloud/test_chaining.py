@@ -28,7 +28,7 @@ def test_a_job_starts_after_another_s_success(pmr: Pmr, cluster: str) -> None:
     assert waiting == {"event": "waiting", "job": job, "tasks": 6}
     assert (earlier["job"], earlier["starts"], earlier["counts"]["SUCCEEDED"]) == (job, True, 6)
     assert submitted["event"] == "submitted"
-    before = pmr.json("status", job, "-n", cluster)["tasks"]
+    before = pmr.json("status", job, "-n", cluster, "--tasks")["tasks"]
     after = summary(told.stdout)["tasks"]
     assert max(t["ended_at"] for t in before) <= min(t["started_at"] for t in after)
     # Two are waited for; the second is told of by id.

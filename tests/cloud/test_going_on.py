@@ -121,7 +121,9 @@ def test_a_map_goes_on_after_another_job(pmr: Pmr, cluster: str) -> None:
     )
     assert starts(told.stdout) == [(0, 2), (1, 2), (2, 2)]
     assert f"{job} is done: 3\n" in told.stderr
-    ended = [at(t["ended_at"]) for t in pmr.json("status", other, "-n", cluster)["tasks"]]
+    ended = [
+        at(t["ended_at"]) for t in pmr.json("status", other, "-n", cluster, "--tasks")["tasks"]
+    ]
     assert max(ended) <= min(at(t["started_at"]) for t in summary(told.stdout)["tasks"])
 
 

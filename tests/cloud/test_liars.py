@@ -84,7 +84,7 @@ def test_a_forged_ledger_is_shown_without_harm(pmr: Pmr, alone: str) -> None:
         assert said.returncode == 0
         assert "\x1b" not in said.stdout + said.stderr
     forged = events(pmr("run", *on, "-u", "root", "--json", "-c", MANIFESTER).stdout)[-1]["job"]
-    words = [(word, forged) for word in ("status", "logs", "cancel")]
+    words = [("status", forged, "--tasks"), ("logs", forged), ("cancel", forged)]
     for refused in together(pmr, alone, *words):
         assert refused.returncode == 4
         assert "its answer is damaged" in refused.stderr

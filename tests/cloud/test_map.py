@@ -74,7 +74,7 @@ def test_results(pmr: Pmr, cluster: str, mapped: Mapped, tmp_path: Path) -> None
 
 
 def test_slots_and_status(pmr: Pmr, cluster: str, mapped: Mapped) -> None:
-    document = pmr.json("status", mapped.job, "-n", cluster)
+    document = pmr.json("status", mapped.job, "-n", cluster, "--tasks")
     assert (document["name"], document["kind"]) == ("odd", "map")
     assert ISO.fullmatch(document["created_at"])
     assert {(one["slots"], one["detached_by"]) for one in document["instances"]} == {(2, "screen")}

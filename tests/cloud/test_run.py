@@ -299,7 +299,7 @@ def test_detached_then_cancelled(pmr: Pmr, cluster: str) -> None:
     assert "goes on" in watched.stderr
     ended = pmr.json("cancel", job, "-n", cluster)
     assert (ended["tasks_cancelled"], ended["survivors"]) == (3, 0)
-    document = pmr.json("status", "later", "-n", cluster)
+    document = pmr.json("status", "later", "-n", cluster, "--tasks")
     assert document["job"] == job
     assert {task["state"] for task in document["tasks"]} == {"CANCELLED"}
     assert document["counts"]["CANCELLED"] == 3

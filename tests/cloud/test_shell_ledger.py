@@ -47,7 +47,11 @@ class Machine:
         return self.folder / "pmr"
 
     def send(self, call: shell.Call) -> Answer:
-        """Run a send as the agent does; it exits 0 and prints one envelope and nothing else."""
+        """Run a send as the agent does; return what its envelope says."""
+        return decode(self.raw(call))
+
+    def raw(self, call: shell.Call) -> str:
+        """Run a send; it exits 0 and prints one envelope and nothing else."""
         text = shell.render(replace(call, not_after_s=call.not_after_s or int(time.time()) + 60))
         ended = subprocess.run(
             ["sh"],
@@ -67,7 +71,7 @@ class Machine:
             check=False,
         )
         assert (ended.returncode, ended.stderr) == (0, b"")
-        return decode(ended.stdout.decode())
+        return ended.stdout.decode()
 
     def start(self, job: Job, window_s: int = 0, **changes: object) -> Answer:
         call = shell.Call("start", (job.job_id,), 0, {ME: f"0 {window_s} 1 2400"}, bundled(job))

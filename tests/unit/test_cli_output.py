@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -115,3 +116,24 @@ def test_names_that_are_not_utf8_can_be_shown(capsys: Capture) -> None:
     told = capsys.readouterr().out
     assert told == '{"name": "a\\udcff"}\nNAME\na\\xdcff\n'
     told.encode()
+
+
+def test_a_page_is_drawn_at_once_and_fits_the_terminal(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Output()
+    out.is_terminal = True
+
+    def draw() -> None:
+        out.line("head")
+        out.table(("TASK", "LAST LINE"), [("7", "x" * 100), ("8", "\x1b[31m")], compact=True)
+        assert capsys.readouterr().out == ""
+
+    out.page(draw)
+    told = capsys.readouterr().out
+    assert told.startswith("\x1b[H\x1b[Jhead\n")
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", told).splitlines()
+    assert [len(line.rstrip()) <= 40 for line in plain] == [True] * 4
+    assert plain[2].rstrip().endswith("xxx…")
+    assert "\\x1b[31m" in plain[3]

@@ -62,3 +62,31 @@ def test_what_was_never_taken_was_not_delivered(large: bool) -> None:
     never = reply(WAITS, WAITS, OVER, large=large)
     assert not never.delivered
     assert never.problem == "not delivered (DeliveryTimedOut)"
+
+
+def looks(answer_after_s: list[float]) -> int:
+    """Return how often a patient order is looked at when instances answer after so long each."""
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    ids = [f"i-{number:017}" for number in range(len(answer_after_s))]
+    count = 0
+
+    class Slow(Ssm):
+        def invocations(self, _command_id: str) -> list[Invocation]:
+            nonlocal count
+            count += 1
+            return [
+                Invocation(key, *(OVER if now[0] >= after_s else WAITS), -1, "")
+                for key, after_s in zip(ids, answer_after_s, strict=True)
+            ]
+
+    order = Order(Call("summary", ("last",), 0), {}, patient=True)
+    assert len(list(Remote(cast("Any", Slow([])), clock).ask(order, ids))) == len(ids)
+    return count
+
+
+def test_a_patient_order_is_looked_at_twice_at_most_where_answers_come_steadily() -> None:
+    assert looks([0.8] * 50) == 1
+    assert looks([0.5, 1.9, 1.9]) <= 2
+    assert looks([0.18 * number for number in range(50)]) == 2
+    assert looks([3.5] * 3) == 2

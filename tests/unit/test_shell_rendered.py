@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from poormanray.shell import Call, render
+from poormanray.shell import RARE, Call, render
 
 
 def send(verb: str) -> str:
@@ -28,12 +28,15 @@ def shellcheck(text: str, dialect: str) -> str:
     return ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("verb", ["start", "observe", "outputs"])
+VERBS = ["start", "observe", *RARE]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_what_the_agent_starts(verb: str) -> None:
     assert shellcheck(send(verb), "sh") == ""
 
 
-@pytest.mark.parametrize("verb", ["start", "observe", "outputs"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_what_it_unpacks(verb: str) -> None:
     packed = re.search(r"^PMR_SEND='([^']+)'$", send(verb), re.MULTILINE)
     assert packed is not None

@@ -49,7 +49,7 @@ COMMANDS = {
         "poormanray.cli.map:map_", "Spread tasks over the instances: scripts, arrays, lines, JSON."
     ),
     "jobs": Row("poormanray.cli.jobs:jobs", "List the jobs of a cluster."),
-    "status": Row("poormanray.cli.jobs:status", "Show how far a job and its tasks are."),
+    "status": Row("poormanray.cli.status:status", "Show how far a job and its tasks are."),
     "logs": Row("poormanray.cli.logs:logs", "Print or follow what tasks write."),
     "cancel": Row("poormanray.cli.jobs:cancel", "End the tasks of a job."),
     "retry": Row("poormanray.cli.again:retry", "Run tasks of a map again that did not succeed."),

@@ -1,17 +1,25 @@
-"""`pmr jobs`, `pmr status`, `pmr cancel`: which jobs there are, how far they are, their end."""
+"""`pmr jobs`, `pmr cancel`: which jobs there are, and their end."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from poormanray.cli.options import App, aws_options, cluster_option, instance_option
-from poormanray.cli.watching import ending, interruption, iso, outcome_row, readable_s
-from poormanray.errors import ExitCode, NotFound
+from poormanray.cli.options import (
+    DURATION,
+    SIZE,
+    App,
+    aws_options,
+    cluster_option,
+    instance_option,
+    yes_option,
+)
+from poormanray.cli.prune import WEEK_S, Chosen, prune_jobs
+from poormanray.cli.watching import iso, readable_s
+from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.absent import absent, recall
 from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.cancel import cancel as cancel_on
@@ -20,27 +28,30 @@ from poormanray.jobs.follow import Follower
 from poormanray.jobs.join import Joiner
 from poormanray.jobs.listing import Known, Listed, list_jobs, load, resolve
 from poormanray.jobs.moving import Turns
-from poormanray.jobs.outcome import Outcome, outcomes, tracks_of
+from poormanray.jobs.outcome import tracks_of
 from poormanray.jobs.track import Track, Wanted
-from poormanray.ledger import TaskState, ended_counts
 from poormanray.model import Selection
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
 
-SLOWEST = 5
-MOST_FAILED = 20
-
 job_argument = click.argument("job", default="last")
+
+
+def fleet_of(app: App, name: str, told: set[str] | None = None) -> Fleet:
+    """Find the instances of a cluster, and say which of them cannot be asked, if not `told` yet."""
+    fleet = muster(app.aws, Selection(name))
+    for one, why in fleet.left_out:
+        if one.name not in (told or ()):
+            app.out.note(f"[{one.name}] cannot be asked: {why}")
+        if told is not None:
+            told.add(one.name)
+    return fleet
 
 
 def known_job(app: App, name: str, job: str) -> tuple[Fleet, Known]:
     """Find a job of a cluster, by id, name or `last`."""
-    fleet = muster(
-        app.aws,
-        Selection(name),
-        on_left_out=lambda one, why: app.out.note(f"[{one.name}] cannot be asked: {why}"),
-    )
+    fleet = fleet_of(app, name)
     return fleet, load(fleet, resolve(fleet, job))
 
 
@@ -101,9 +112,40 @@ def looked_at(app: App, fleet: Fleet, known: Known) -> list[Track]:
 
 @click.command()
 @cluster_option
+@click.option("--prune", is_flag=True, help="Remove what old jobs left on the instances, and ask.")
+@click.option("--older", type=DURATION, help="Prune: unchanged for so long.  [default: 7d]")
+@click.option("--larger", type=SIZE, help="Prune: takes at least so much of an instance's disk.")
+@click.option("--job", help="Prune: only this job, however old.")
+@click.option("--dry-run", is_flag=True, help="Prune: show what would be removed.")
+@yes_option
 @aws_options
-def jobs(app: App, *, name: str) -> int:
-    """List the jobs of a cluster, newest first, as its instances know them."""
+def jobs(  # noqa: PLR0913 (one for each option)
+    app: App,
+    *,
+    name: str,
+    prune: bool,
+    older: float | None,
+    larger: int | None,
+    job: str | None,
+    dry_run: bool,
+    yes: bool,
+) -> int:
+    """List the jobs of a cluster, newest first, as its instances know them.
+
+    With --prune, remove the ledgers, logs and folders of old ones; never of one that may go on.
+    """
+    if prune:
+        chosen = Chosen(WEEK_S if older is None and job is None else older or 0.0, larger or 0, job)
+        return prune_jobs(app, name, chosen, dry_run=dry_run, yes=yes)
+    if dry_run or yes or (older, larger, job) != (None, None, None):
+        raise UsageProblem(
+            "--older, --larger, --job, --dry-run and --yes are about --prune",
+            app.command_line("jobs", "--prune", "-n", name),
+        )
+    return _list(app, name)
+
+
+def _list(app: App, name: str) -> int:
     fleet = muster(app.aws, Selection(name))
     listed, problems = list_jobs(fleet)
     for instance_id, why in problems.items():
@@ -149,130 +191,6 @@ def _job_cells(job: Listed) -> Sequence[str]:
         readable_s(max(0.0, time.time() - summary.created_at)),
         summary.submitter,
     )
-
-
-@click.command()
-@cluster_option
-@job_argument
-@aws_options
-def status(app: App, *, name: str, job: str) -> int:
-    """Show how far a job is: its instances, what failed, and its slowest tasks."""
-    fleet, known = known_job(app, name, job)
-    tracks = looked_at(app, fleet, known)
-    found = outcomes(tracks, known.manifest.task_names)
-    app.out.document(_status_document(known, tracks, found))
-    _show_status(app.out, known, tracks, found)
-    return ExitCode.OK
-
-
-def _counts(found: Sequence[Outcome]) -> dict[TaskState, int]:
-    return ended_counts(outcome.status for outcome in found)
-
-
-def _status_document(
-    known: Known, tracks: Sequence[Track], found: Sequence[Outcome]
-) -> dict[str, object]:
-    summary = known.summary
-    return {
-        "job": summary.job_id,
-        "kind": summary.kind,
-        "name": summary.name,
-        "submitter": summary.submitter,
-        "created_at": iso(summary.created_at),
-        "counts": {state.value: count for state, count in _counts(found).items()},
-        "instances": [
-            {
-                "instance": track.host.instance_id,
-                "name": track.host.name,
-                "slots": track.log.slots,
-                "detached_by": track.log.detached_by,
-                "damaged_lines": track.log.damaged_lines,
-                "problem": track.problem,
-                "interrupted": track.log.interrupted
-                and dict(zip(("action", "at"), track.log.interrupted, strict=True)),
-                "held": len(track.log.held),
-            }
-            for track in tracks
-        ],
-        "tasks": [outcome_row(outcome) for outcome in found],
-    }
-
-
-def _show_status(
-    out: Output, known: Known, tracks: Sequence[Track], found: Sequence[Outcome]
-) -> None:
-    summary = known.summary
-    words = ", ".join(f"{n} {state.value.lower()}" for state, n in _counts(found).items() if n)
-    title = f" {summary.name!r}" if summary.name else ""
-    age = readable_s(max(0.0, time.time() - summary.created_at))
-    out.line(
-        f"job {summary.job_id}{title}: {summary.kind} on {len(tracks)} instances, "
-        f"submitted {age} ago by {summary.submitter}"
-    )
-    out.line(f"{len(found)} tasks: {words}")
-    out.line("")
-    out.table(
-        ("INSTANCE", "SLOTS", "DONE", "FAILED", "RUNNING", "PENDING", "NOTE"),
-        [_instance_cells(track, found) for track in tracks],
-    )
-    failed = [o for o in found if o.state.ended and o.state is not TaskState.SUCCEEDED]
-    if failed:
-        out.line("")
-        out.table(
-            ("TASK", "SCRIPT", "INSTANCE", "HOW IT ENDED"),
-            [
-                (str(o.task), o.name, o.host.name, o.why or ending(o.status))
-                for o in failed[:MOST_FAILED]
-            ],
-        )
-        if len(failed) > MOST_FAILED:
-            out.line(f"and {len(failed) - MOST_FAILED} more (--json lists all)")
-    _show_slowest(out, found)
-
-
-def _show_slowest(out: Output, found: Sequence[Outcome]) -> None:
-    timed = [
-        (o.status.ended_at - o.status.started_at, o)
-        for o in found
-        if o.status.ended_at is not None and o.status.started_at is not None
-    ]
-    if len(timed) <= 1:
-        return
-    timed.sort(key=lambda pair: -pair[0])
-    out.line("")
-    out.table(
-        ("SLOWEST TASKS", "SCRIPT", "INSTANCE", "SECONDS"),
-        [(str(o.task), o.name, o.host.name, f"{took:.2f}") for took, o in timed[:SLOWEST]],
-    )
-
-
-def _instance_cells(track: Track, found: Sequence[Outcome]) -> Sequence[str]:
-    own = _counts([o for o in found if o.host.instance_id == track.host.instance_id])
-    bad = sum(own[s] for s in TaskState if s.ended and s is not TaskState.SUCCEEDED)
-    return (
-        track.host.name,
-        str(track.log.slots or "-"),
-        str(own[TaskState.SUCCEEDED]),
-        str(bad),
-        str(own[TaskState.RUNNING]),
-        str(own[TaskState.PENDING]),
-        "; ".join(_notes(track)),
-    )
-
-
-def _notes(track: Track) -> Iterator[str]:
-    if track.problem:
-        yield track.problem
-    elif track.waits:
-        yield "it was rebooted; its queue goes on with pmr map --resume"
-    elif track.log.detached_by == "setsid":
-        yield "screen is missing there; the runner is detached with setsid"
-    if track.log.interrupted and not track.problem:
-        yield interruption(*track.log.interrupted)
-    if (held := Counter(track.log.held.values())) and not track.problem:
-        yield ", ".join(f"slots held back: {count} by {why}" for why, count in held.items())
-    if track.log.damaged_lines:
-        yield f"{track.log.damaged_lines} lines of its ledger are damaged"
 
 
 @click.command()

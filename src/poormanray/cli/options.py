@@ -7,7 +7,7 @@ import getpass
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +25,7 @@ R = TypeVar("R")
 Decorated = Callable[..., R]
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_DURATION_WORD = rf"\d+(?:\.\d+)?|{_DURATION.pattern}"
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PERCENT = re.compile(r"(\d{1,6})%", re.ASCII)
@@ -135,6 +136,11 @@ class TimeLimit(click.ParamType["float | Percent"]):
         if int(found[1]) <= WHOLE:
             self.fail(f"{value!r} ends half of all tasks: take more than 100%", param, ctx)
         return Percent(int(found[1]))
+
+
+def is_duration(words: Sequence[str]) -> bool:
+    """Say whether there is a word, and it is a time span."""
+    return bool(words) and re.fullmatch(_DURATION_WORD, words[0].strip().lower()) is not None
 
 
 class Count(click.ParamType[int]):

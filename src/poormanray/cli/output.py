@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json as json_format
 import os
 import re
 import shutil
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import PurePath
@@ -79,6 +80,7 @@ class Output:
         self.is_terminal = is_terminal(sys.stdout)
         self._redraws = is_terminal(sys.stderr)
         self._progress = ""
+        self._page: io.StringIO | None = None
         self._lock = threading.RLock()
 
     def note(self, text: str) -> None:
@@ -109,7 +111,7 @@ class Output:
             return
         with self._lock:
             self._wipe()
-            print(one_line(text), flush=True)
+            print(one_line(text), file=self._page, flush=True)
 
     def raw(self, data: bytes) -> None:
         """Write bytes to stdout as they are."""
@@ -129,17 +131,39 @@ class Output:
         if self.json:
             self._write(json_format.dumps(value, default=to_json, indent=2))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table on stdout, in text mode only: drawn on a terminal, aligned text else."""
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, compact: bool = False
+    ) -> None:
+        """Print a table on stdout, in text mode only: drawn on a terminal, aligned text else.
+
+        A compact one takes a terminal's line for each row: its last column ends where that does.
+        """
         if self.json:
             return
         clean = [[one_line(cell) for cell in row] for row in rows]
         with self._lock:
             self._wipe()
             if self.is_terminal:
-                _draw(columns, clean)
+                _draw(columns, clean, self._page, compact=compact)
             else:
                 print(aligned(columns, clean), flush=True)
+
+    def page(self, draw: Callable[[], None]) -> None:
+        """Let `draw` print, and show all that it prints at once, on a terminal's cleared screen."""
+        with self._lock:
+            self._wipe()
+            self._page = io.StringIO()
+            try:
+                draw()
+                text = self._page.getvalue()
+            finally:
+                self._page = None
+            print(f"\x1b[H\x1b[J{text}", end="", flush=True)
+
+    @property
+    def height(self) -> int | None:
+        """Return how many lines the terminal has; None where nobody watches."""
+        return shutil.get_terminal_size().lines if self.is_terminal else None
 
     def confirm(self, question: str) -> bool:
         """Ask a yes/no question; anything but yes is a no.
@@ -222,15 +246,31 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _draw(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], page: TextIO | None, *, compact: bool
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    console = Console(file=page, force_terminal=True if page else None)
+    table = Table(box=None if compact else SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(Text(column), overflow="ellipsis" if compact else "fold")
+    if compact:
+        rows = _fitting(columns, rows, console.width)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(cell, no_wrap=compact) for cell in row))
+    console.print(table)
+
+
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[Sequence[str]]:
+    """Return rows whose last cells are cut so that they fit, as far as the other columns let."""
+    others = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)][:-1]
+    room = max(width - sum(one + 2 for one in others), len(columns[-1]), 8)
+    return [
+        [*row[:-1], row[-1] if len(row[-1]) <= room else f"{row[-1][: room - 1]}…"] for row in rows
+    ]

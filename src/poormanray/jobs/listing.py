@@ -10,8 +10,8 @@ from poormanray.envelope import Answer, Chunk
 from poormanray.errors import NotFound, NotReached
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
-from poormanray.ledger import ID_LENGTH, is_job_id
-from poormanray.manifest import Host, JobSummary, Manifest, decode_manifest, decode_meta
+from poormanray.ledger import is_job_id
+from poormanray.manifest import Host, JobSummary, Manifest, decode_manifest, sound_summary
 from poormanray.remote import DELIVER_TIMEOUT_S, EVERYONE, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
@@ -61,18 +61,6 @@ class _Sum:
             self.counts[key] = self.counts.get(key, 0) + count
 
 
-def _summary(job_id: str, data: bytes) -> JobSummary:
-    """Read a job's meta; the id becomes a part of paths on instances.
-
-    Raises:
-        ValueError: it is no meta of that job.
-    """
-    summary = decode_meta(data)
-    if not is_job_id(job_id) or summary.job_id != job_id:
-        raise ValueError(f"what it tells of job {job_id[:ID_LENGTH]!r} is not of that job")
-    return summary
-
-
 def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dict[str, str]]:
     """Return the jobs of a cluster, newest first, and why some instances did not answer."""
     found: dict[str, _Sum] = {}
@@ -83,7 +71,7 @@ def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dic
             problems[reply.instance_id] = reply.problem
             continue
         try:
-            summaries = [_summary(job_id, data) for job_id, data in reply.answer.jobs]
+            summaries = [sound_summary(job_id, data) for job_id, data in reply.answer.jobs]
         except ValueError as error:
             problems[reply.instance_id] = f"its answer is damaged: {error}"
             continue
@@ -173,7 +161,7 @@ def _first_sound(
     foreign = ""
     for instance_id, answer in answers.items():
         try:
-            summary = _summary(job_id, _whole(fleet, job_id, instance_id, answer, META))
+            summary = sound_summary(job_id, _whole(fleet, job_id, instance_id, answer, META))
             if summary.cluster != fleet.cluster:
                 # An instance that has come from another cluster kept its ledgers.
                 foreign = summary.cluster

@@ -26,10 +26,10 @@ LARGE_ANSWER_CHARS = 19_500
 _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
 LIBRARY = ("ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
+# Verbs that are not in the library: only their own sends carry them.
+RARE = {"summary": "summary.sh", "prune": "prune.sh", "outputs": "outputs.sh"}
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
 RUNNER = ("ledger.sh", "queue.sh", "holding.sh", "user.sh", "runner.sh", "main.sh")
-# For one verb, and so only in its sends.
-OUTPUTS = "outputs.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def render(call: Call) -> str:
     if call.verb == "start":
         # What runs the job later comes first, so that its length tells where it ends.
         library = _library(RUNNER)
-    names = LIBRARY + ((OUTPUTS,) if call.verb == "outputs" else ())
+    names = (*LIBRARY, *filter(None, [RARE.get(call.verb)]))
     rest = _library(tuple(name for name in names if not library or name not in RUNNER))
     head = library + rest + _assignments(call, len(library)).encode()
     script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data

@@ -1,0 +1,127 @@
+"""How far a job is: one question to each instance, or, where that is not enough, a closer look."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.listing import Known, load, resolve
+from poormanray.jobs.outcome import Outcome, outcomes
+from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
+from poormanray.jobs.survey import looked_over
+from poormanray.jobs.track import Track
+from poormanray.ledger import is_job_id
+from poormanray.manifest import JobSummary
+from poormanray.remote import Order
+from poormanray.shell import Call
+
+# Of the slowest and of the failed tasks each instance names at least, and at most, so many.
+LEAST_NAMED, MOST_NAMED = 2, 10
+Look = Callable[[Known], list[Track]]
+
+
+@dataclass(frozen=True, slots=True)
+class Closely:
+    """A job as a look at every task shows it."""
+
+    overview: Overview
+    found: Sequence[Outcome]
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What instances told of the newest job that any of them names."""
+
+    job_id: str = ""
+    summary: JobSummary | None = None
+    shares: list[Share] = field(default_factory=list)
+
+    def add(self, summary: JobSummary, share: Share) -> None:
+        """Take in one; those that name an older job have nothing of the newest."""
+        if summary.job_id > self.job_id:
+            self.job_id, self.summary, self.shares = summary.job_id, summary, []
+        if summary.job_id == self.job_id:
+            self.shares.append(share)
+
+    @property
+    def last_lines(self) -> Mapping[tuple[int, int], str]:
+        """Return the last lines of logs that were told."""
+        return {
+            (one.status.task, one.status.attempt): one.last_line
+            for share in self.shares
+            for one in share.failed
+        }
+
+
+def glance(fleet: Fleet, reference: str, look: Look) -> Overview:
+    """Return how far a job is (by id, name or `last`), with one send for every 50 instances.
+
+    Where an instance of the job cannot be asked, or the answers do not add up, `look` looks at
+    every task.
+
+    Raises:
+        NotFound: there is no such job.
+        NotReached: no instance answered.
+    """
+    answers = _ask(fleet, reference)
+    summary = answers.summary
+    if (
+        summary is not None
+        and summary.cluster == fleet.cluster
+        and (overview := merged(summary, answers.shares)) is not None
+    ):
+        return overview
+    known = load(fleet, answers.job_id or resolve(fleet, reference))
+    return _closely(fleet, known, look, answers.last_lines).overview
+
+
+def closely(fleet: Fleet, reference: str, look: Look) -> Closely:
+    """Return how far a job is, and every task of it.
+
+    Raises:
+        NotFound: there is no such job.
+        NotReached: no instance answered.
+    """
+    return _closely(fleet, load(fleet, resolve(fleet, reference)), look, {})
+
+
+def _closely(
+    fleet: Fleet, known: Known, look: Look, lines: Mapping[tuple[int, int], str]
+) -> Closely:
+    tracks = look(known)
+    found = outcomes(tracks, known.manifest.task_names)
+    now_s = fleet.aws.ssm().server_time_s()
+    return Closely(looked_over(known.summary, tracks, found, now_s=now_s, lines=lines), found)
+
+
+def _ask(fleet: Fleet, reference: str) -> _Answers:
+    names = {one.instance_id: one.name for one in fleet.ready}
+    index_of = {one.instance_id: one.host_index for one in fleet.ready}
+    most = min(max(MOST_SHOWN // len(names), LEAST_NAMED), MOST_NAMED)
+    words = (meant(reference), fleet.cluster, str(most))
+    order = Order(Call("summary", words, 0), {}, comment="pmr status", patient=True)
+    answers = _Answers()
+    shares = []
+    for reply in fleet.remote.ask(order, list(names)):
+        for job_id, data in reply.answer.jobs if reply.answer else ():
+            key = reply.instance_id
+            # Who does not tell sound things is missing, and is looked at more closely.
+            with suppress(ValueError):
+                summary, share = read_share(key, names[key], job_id, data)
+                shares.append((summary, replace(share, host_index=index_of[key])))
+    for summary, share in sorted(shares, key=lambda pair: pair[1].name):
+        answers.add(summary, share)
+    return answers
+
+
+def meant(reference: str) -> str:
+    """Return a reference as the instances understand it."""
+    if reference == "last":
+        return reference
+    if is_job_id(reference):
+        return f"id:{reference}"
+    return "name:" + (base64.b64encode(os.fsencode(reference)).decode("ascii") or "=")
