@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from poormanray.errors import InvalidInstances
 from poormanray.model import Invocation, InvocationStatus
 from poormanray.remote import Order, Remote, Reply
 from poormanray.shell import Call
@@ -90,3 +91,39 @@ def test_a_patient_order_is_looked_at_twice_at_most_where_answers_come_steadily(
     assert looks([0.5, 1.9, 1.9]) <= 2
     assert looks([0.18 * number for number in range(50)]) == 2
     assert looks([3.5] * 3) == 2
+
+
+@dataclass(slots=True)
+class Choosy:
+    """Takes a send as SSM does: one bad id refuses it whole."""
+
+    bad: frozenset[str]
+    taken: list[tuple[str, ...]] = field(default_factory=list)
+
+    def server_time_s(self) -> float:
+        return 0.0
+
+    def send(self, *, instance_ids: list[str], **_words: object) -> str:
+        if wrong := self.bad.intersection(instance_ids):
+            raise InvalidInstances(f"Instances {sorted(wrong)} not in a valid state for account")
+        self.taken.append(tuple(instance_ids))
+        return f"c-{len(self.taken)}"
+
+
+FIFTY = [f"i-{number:017x}" for number in range(50)]
+
+
+@pytest.mark.parametrize("bad", [(), (17,), (0, 24, 49), tuple(range(50))])
+def test_bad_ids_are_found_by_halving_and_spoil_nothing(bad: tuple[int, ...]) -> None:
+    strangers = frozenset(FIFTY[number] for number in bad)
+    ssm = Choosy(strangers)
+    order = Order(Call("observe", ("j",), 0), dict.fromkeys(FIFTY, "0"))
+    sent = Remote(cast("Any", ssm), Clock()).send(order, FIFTY)
+    good = sorted(set(FIFTY) - strangers)
+    # Each good one gets the order exactly once, and is waited for.
+    assert sorted(key for ids in ssm.taken for key in ids) == good
+    assert sorted(key for flight in sent.flights for key in flight.waiting) == good
+    # Each bad one is named once, in the words of AWS.
+    assert sorted(reply.instance_id for reply in sent.refused) == sorted(strangers)
+    assert all(not reply.delivered and reply.instance_id in reply.problem for reply in sent.refused)
+    assert not sent.postponed
