@@ -41,6 +41,9 @@ PATIENT_POLL_S, PATIENT_EACH_S = 1.0, 0.03
 PATIENT_UNTOLD_S, PATIENT_LEAST_S, PATIENT_MOST_S, PATIENT_MARGIN = 3.0, 1.0, 10.0, 1.3
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
+# A command of which there is no part after this long is asked for by itself, and again after that.
+UNSEEN_S = 4.0
+RATE_EXCEEDED = "RateExceeded"
 # How long an instance has to take a command where nobody says otherwise.
 DELIVER_TIMEOUT_S = 60
 
@@ -82,6 +85,7 @@ class Flight:
     """A command under way: who has not answered yet, and who was seen to take it.
 
     `patient_for` is how many were asked by a patient order, 0 for any other.
+    `dropped`: SSM took the command and then did nothing with it; it is to be sent again.
     """
 
     command_id: str
@@ -93,6 +97,10 @@ class Flight:
     interval_s: float
     taken: set[str] = field(default_factory=set)
     patient_for: int = 0
+    order: Order | None = None
+    drops: int = 0
+    dropped: bool = False
+    doubt_at_s: float = 0.0
 
     def wait_s(self, now_s: float) -> float:
         """Return how long to leave it alone after a look."""
@@ -164,21 +172,24 @@ class Remote:
                 sent.postponed += [key for key in some if key not in done]
         return sent
 
-    def _send_some(self, order: Order, ids: list[str], sent: Sent) -> None:
+    def _send_once(self, order: Order, ids: list[str]) -> str:
         not_after_s = int(self._ssm.server_time_s()) + order.deliver_timeout_s + SLACK_S
         call = replace(
             order.call,
             not_after_s=not_after_s,
             table={key: order.rows[key] for key in (EVERYONE, *ids) if key in order.rows},
         )
+        return self._ssm.send(
+            instance_ids=ids,
+            script=render(call),
+            comment=order.comment,
+            deliver_timeout_s=order.deliver_timeout_s,
+            execution_timeout_s=order.window_s + order.work_s + SLACK_S,
+        )
+
+    def _send_some(self, order: Order, ids: list[str], sent: Sent) -> None:
         try:
-            command_id = self._ssm.send(
-                instance_ids=ids,
-                script=render(call),
-                comment=order.comment,
-                deliver_timeout_s=order.deliver_timeout_s,
-                execution_timeout_s=order.window_s + order.work_s + SLACK_S,
-            )
+            command_id = self._send_once(order, ids)
         except InvalidInstances as refusal:
             if len(ids) == 1:
                 sent.refused.append(Reply(ids[0], None, refusal.message, delivered=False))
@@ -203,6 +214,8 @@ class Remote:
                 next_poll_s=now_s + jittered(first_s),
                 interval_s=first_s * POLL_GROWTH,
                 patient_for=len(ids) if order.patient else 0,
+                order=order,
+                doubt_at_s=now_s + UNSEEN_S,
             )
         )
 
@@ -214,7 +227,12 @@ class Remote:
         replies: list[Reply] = []
         cut: list[Invocation] = []
         try:
-            parts = [part for part in self._look(flight) if part.instance_id in flight.waiting]
+            if flight.dropped:
+                self._send_again(flight)
+            seen = self._look(flight)
+            if not seen and self._was_dropped(flight):
+                return self._dropped(flight)
+            parts = [part for part in seen if part.instance_id in flight.waiting]
             flight.taken |= {p.instance_id for p in parts if p.status is InvocationStatus.RUNNING}
             for part in parts:
                 if part.status.ended:
@@ -224,6 +242,9 @@ class Remote:
             replies += [self._whole(flight, part) for part in cut[:WHOLE_AT_ONCE]]
         except Throttled:
             return self._held(flight, replies)
+        except InvalidInstances as refusal:
+            # Of a command that is sent again. Which one it is comes out when each is asked anew.
+            return self._over(flight, refusal.message)
         self._got_through(throttled=False)
         now_s = self._clock.now_s()
         if now_s >= flight.deadline_s:
@@ -247,6 +268,39 @@ class Remote:
         flight.next_poll_s = self._clock.now_s() + pause_s
         flight.deadline_s = max(flight.deadline_s, flight.next_poll_s + SLACK_S)
         flight.waiting -= {reply.instance_id for reply in replies}
+        return replies
+
+    def _was_dropped(self, flight: Flight) -> bool:
+        """Say whether SSM has done nothing with a command, as too many invocations are open.
+
+        Source: the status RateExceeded of a command, which then has no invocations.
+        """
+        now_s = self._clock.now_s()
+        if flight.order is None or flight.taken or now_s < flight.doubt_at_s:
+            return False
+        flight.doubt_at_s = now_s + UNSEEN_S
+        return self._ssm.command_detail(flight.command_id) == RATE_EXCEEDED
+
+    def _dropped(self, flight: Flight) -> list[Reply]:
+        flight.drops += 1
+        if flight.drops > MOST_PAUSES:
+            return self._over(flight, "SSM has too many commands under way (RateExceeded)")
+        flight.dropped = True
+        return self._held(flight, [])
+
+    def _send_again(self, flight: Flight) -> None:
+        if flight.order is None:
+            return
+        flight.command_id = self._send_once(flight.order, sorted(flight.waiting))
+        flight.dropped = False
+        now_s = self._clock.now_s()
+        flight.deadline_s += now_s - flight.sent_at_s
+        flight.sent_at_s, flight.doubt_at_s = now_s, now_s + UNSEEN_S
+
+    @staticmethod
+    def _over(flight: Flight, why: str) -> list[Reply]:
+        replies = [Reply(key, None, why) for key in sorted(flight.waiting)]
+        flight.waiting.clear()
         return replies
 
     def _look(self, flight: Flight) -> list[Invocation]:

@@ -126,6 +126,15 @@ def test_an_invocation_that_is_not_there_yet_is_none(client: SSMClient, stub: St
         Ssm(client, REGION).invocation(COMMAND, ONE)
 
 
+def test_a_command_that_was_dropped_says_so_itself(client: SSMClient, stub: Stubber) -> None:
+    told = {"Commands": [{"CommandId": COMMAND, "StatusDetails": "Rate Exceeded"}]}
+    stub.add_response("list_commands", told, {"CommandId": COMMAND})
+    assert Ssm(client, REGION).command_detail(COMMAND) == "RateExceeded"
+    # Who may not ask is told nothing, and goes on without it.
+    stub.add_client_error("list_commands", "AccessDeniedException", "no")
+    assert Ssm(client, REGION).command_detail(COMMAND) == ""
+
+
 def test_a_single_look_carries_the_long_output(client: SSMClient, stub: Stubber) -> None:
     told = {
         "Status": "Failed",

@@ -9,7 +9,7 @@ import pytest
 
 from poormanray.errors import InvalidInstances
 from poormanray.model import Invocation, InvocationStatus
-from poormanray.remote import Order, Remote, Reply
+from poormanray.remote import PAUSE_S, UNSEEN_S, Order, Remote, Reply
 from poormanray.shell import Call
 from poormanray.waiting import Clock
 
@@ -34,8 +34,8 @@ class Ssm:
         status, detail = self.shown.pop(0)
         return [Invocation(ONE, status, detail, -1, "")]
 
-    def invocation(self, command_id: str, _instance_id: str) -> Invocation:
-        return self.invocations(command_id)[0]
+    def invocation(self, command_id: str, _instance_id: str) -> Invocation | None:
+        return next(iter(self.invocations(command_id)), None)
 
 
 def reply(*shown: tuple[InvocationStatus, str], large: bool) -> Reply:
@@ -127,3 +127,40 @@ def test_bad_ids_are_found_by_halving_and_spoil_nothing(bad: tuple[int, ...]) ->
     assert sorted(reply.instance_id for reply in sent.refused) == sorted(strangers)
     assert all(not reply.delivered and reply.instance_id in reply.problem for reply in sent.refused)
     assert not sent.postponed
+
+
+@dataclass(slots=True)
+class Crowded(Ssm):
+    """Drops the first `full` commands as too many, and does the next."""
+
+    full: int = 0
+
+    def invocations(self, _command_id: str) -> list[Invocation]:
+        if len(self.sent) <= self.full:
+            return []
+        return [Invocation(ONE, InvocationStatus.FAILED, "Failed", 1, "")]
+
+    def command_detail(self, _command_id: str) -> str:
+        return "RateExceeded" if len(self.sent) <= self.full else "InProgress"
+
+
+@pytest.mark.parametrize(
+    ("full", "sends", "problem"),
+    [
+        (0, 1, "the command ended as Failed"),
+        (2, 3, "the command ended as Failed"),
+        (99, 13, "SSM has too many commands under way (RateExceeded)"),
+    ],
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_what_ssm_drops_as_too_many_is_sent_again_later(
+    full: int, sends: int, problem: str, large: bool
+) -> None:
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    ssm = Crowded([], full=full)
+    order = Order(Call("observe", ("j",), 0), {ONE: "0"}, large=large)
+    (found,) = Remote(cast("Any", ssm), clock).ask(order, [ONE])
+    assert (len(ssm.sent), found.problem) == (sends, problem)
+    # It is noticed after some seconds, and then AWS is left alone for a while.
+    assert now[0] > (UNSEEN_S + PAUSE_S / 2) * min(full, 12)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from poormanray.aws.paced import Paced
 from poormanray.aws.refusals import translated
-from poormanray.errors import AwsRefused
+from poormanray.errors import AwsRefused, Throttled
 from poormanray.model import Agent, Invocation, InvocationStatus, chunks
 from poormanray.waiting import Clock
 
@@ -139,6 +139,23 @@ class Ssm:
             response_code=part.get("ResponseCode", -1),
             output=part.get("StandardOutputContent", ""),
         )
+
+    def command_detail(self, command_id: str) -> str:
+        """Return how a command as a whole stands, "" where SSM does not (or may not) say.
+
+        A command that was dropped as one too many has no invocations, and says so only here.
+
+        Raises:
+            Throttled: too many calls.
+        """
+        try:
+            with translated("ssm", self._region):
+                found = self._client.list_commands(CommandId=command_id)["Commands"]
+        except Throttled:
+            raise
+        except AwsRefused:
+            return ""
+        return found[0].get("StatusDetails", "").replace(" ", "") if found else ""
 
     def cancel(self, command_id: str) -> None:
         """Ask for the end of a command; best effort, and one that has ended is left as it is."""

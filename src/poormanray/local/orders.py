@@ -102,10 +102,30 @@ class Machines(Protocol):
         ...
 
 
+class Commands(Protocol):
+    """Run Command."""
+
+    def doom(self, instance_id: str, detail: str | None) -> None:
+        """Let what is sent to an instance end so; None: no longer."""
+        ...
+
+    def pardon(self) -> list[str]:
+        """Let no instance be doomed any more; return which ones were."""
+        ...
+
+
+# How what is sent to an instance ends by itself, by the kind of the order.
+_FATES = {
+    "access-denied": "AccessDenied",
+    "invalid-platform": "InvalidPlatform",
+    "undeliverable": "Undeliverable",
+}
+
+
 class Orders:
     """Takes orders: rules for requests stand, faults of instances happen at once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is what some kind of fault strikes)
         self,
         rules: Faults,
         timers: Timers,
@@ -113,6 +133,8 @@ class Orders:
         agents: Agents,
         machines: Machines,
         sessions: Sessions,
+        *,
+        commands: Commands,
     ) -> None:
         self._rules = rules
         self._timers = timers
@@ -120,6 +142,7 @@ class Orders:
         self._agents = agents
         self._machines = machines
         self._sessions = sessions
+        self._commands = commands
         self._kinds: dict[str, Callable[[str, float | None], int]] = {
             "agent-stop": self._agent_stop,
             "agent-start": _always(agents.start_agent),
@@ -138,6 +161,7 @@ class Orders:
             "disk-free": lambda one, _seconds: self._limit_disk(one, -1),
             "runner-kill": lambda one, _seconds: machines.kill_runners(one, screens=False),
             "screen-kill": lambda one, _seconds: machines.kill_runners(one, screens=True),
+            **{kind: self._doomer(detail) for kind, detail in _FATES.items()},
         }
 
     def answer(self, method: str, route: str, asked: Mapping[str, Any]) -> Mapping[str, object]:
@@ -151,6 +175,7 @@ class Orders:
             return {"faults": self._rules.listed()}
         if method == "DELETE":
             gone = self._rules.clear(rule_id or None)
+            gone += [] if rule_id else self._commands.pardon()
             if rule_id and not gone:
                 raise Refusal("NotFound", f"there is no fault {rule_id}", status=404)
             return {"cleared": gone}
@@ -201,6 +226,14 @@ class Orders:
     def _cut_off(self, instance_id: str, seconds: float | None) -> int:
         self._agents.cut_off(instance_id, seconds or 0.0)
         return 1
+
+    def _doomer(self, detail: str) -> Callable[[str, float | None], int]:
+        def act(instance_id: str, seconds: float | None) -> int:
+            self._commands.doom(instance_id, detail)
+            self._later(seconds, lambda: self._commands.doom(instance_id, None))
+            return 1
+
+        return act
 
     def _ender(self, how: str, code: str) -> Callable[[str, float | None], int]:
         reason = (code, f"{code}: ordered as a fault")

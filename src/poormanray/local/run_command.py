@@ -100,6 +100,13 @@ class RunCommand:
             else:
                 self._fates[instance_id] = detail
 
+    def pardon(self) -> list[str]:
+        """Let no instance be doomed any more; return which ones were."""
+        with self._lock:
+            doomed = sorted(self._fates)
+            self._fates.clear()
+        return doomed
+
     def on_reply(self, reply: Reply) -> None:
         """Take an agent's reply; an ended invocation never changes again."""
         with self._lock:

@@ -94,7 +94,13 @@ class Cloud:
         gate = Gate(self._access_key, self._secret_key, hosts=names, sessions=sessions)
         self._faults = Faults(self._timers.now_s)
         self._orders = Orders(
-            self._faults, self._timers, self._instances, self._fleet, self._host, sessions
+            self._faults,
+            self._timers,
+            self._instances,
+            self._fleet,
+            self._host,
+            sessions,
+            commands=self._run_command,
         )
         launches.spot.noticed = self._instances.noticed
         services = Services(

@@ -70,6 +70,14 @@ class Recorder:
             raise OSError("jobs run")
         self.done.append(("limit_disk", instance_id, free))
 
+    def doom(self, instance_id: str, detail: str | None) -> None:
+        self.done.append(("doom", instance_id, detail))
+
+    def pardon(self) -> list[str]:
+        doomed = sorted({str(act[1]) for act in self.done if act[0] == "doom" and act[2]})
+        self.done.append(("pardon",))
+        return doomed
+
     def end_all(self) -> int:
         self.done.append(("end_all",))
         return 3
@@ -87,7 +95,7 @@ class Desk:
         self.rules = Faults(self.timers.now_s)
         self.world = Recorder()
         world = self.world
-        self.orders = Orders(self.rules, self.timers, world, world, world, world)
+        self.orders = Orders(self.rules, self.timers, world, world, world, world, commands=world)
 
     def add(self, kind: str, **words: object) -> Any:  # noqa: ANN401 (a JSON document)
         return self.orders.answer("POST", "faults", {"kind": kind, **words})
@@ -228,6 +236,9 @@ def test_faults_of_instances_happen_at_once() -> None:
         ("hibernate_agent", one),
         ("kill_agent", one),
         ("cut_off", one, 0.0),
+        ("doom", one, "AccessDenied"),
+        ("doom", one, "InvalidPlatform"),
+        ("doom", one, "Undeliverable"),
         ("crash", one),
         ("terminate", one, "Server.InternalError"),
         ("stop", one, "Server.ScheduledStop"),
@@ -249,6 +260,18 @@ def test_frozen_for_some_seconds() -> None:
     assert len(desk.world.done) == 2
     desk.timers.pass_s(2)
     assert desk.world.done[2:] == [("thaw", "i-1"), ("start_agent", "i-1")]
+
+
+def test_what_is_sent_ends_by_itself_until_cleared() -> None:
+    desk = Desk()
+    desk.add("access-denied", instance="i-1")
+    desk.add("undeliverable", instance="i-2", seconds=20)
+    desk.timers.pass_s(21)
+    assert desk.world.done[2:] == [("doom", "i-2", None)]
+    desk.add("throttle")
+    assert desk.orders.answer("DELETE", "faults/f1", {}) == {"cleared": ["f1"]}
+    assert ("pardon",) not in desk.world.done
+    assert desk.orders.answer("DELETE", "faults", {}) == {"cleared": ["i-1", "i-2"]}
 
 
 def test_instances_are_drawn_by_the_seed() -> None:
