@@ -37,6 +37,8 @@ WORKERS = 4
 WAIT_S = 20.0
 # For what is not a whole request, and so gets no answer.
 SHORT_WAIT_S = 0.05
+# Whoever captures a request may send it again for so long, as at AWS; the cloud's SKEW_MAX_S.
+LIFE_S = 300.0
 TIMESTAMP = "%Y%m%dT%H%M%SZ"
 LONG = b"a" * 300_000
 MANY = b"".join(b"h%d: v\r\n" % n for n in range(3000))
@@ -188,7 +190,9 @@ def stranger(target: Target, draw: random.Random) -> bytes:
     ]
     changes: list[Callable[[], Request]] = [
         lambda: plain,
-        lambda: signed(target, plain, off_s=draw.choice([-1, 1]) * draw.uniform(310, 10**7)),
+        lambda: signed(
+            target, plain, off_s=draw.choice([-1, 1]) * draw.uniform(LIFE_S + 10, 10**7)
+        ),
         lambda: signed(target, plain, key="AKIAIOSFODNN7EXAMPLE"),
         lambda: signed(replace(target, secret_key=str(draw.random())), plain),
         lambda: signed(replace(target, host=other(names, draw)), plain.with_headers(Host=None)),
@@ -200,6 +204,12 @@ def stranger(target: Target, draw: random.Random) -> bytes:
         lambda: replace(plain, path=f"{plain.path}?{presigned(draw, target)}"),
     ]
     return draw.choice(changes)().raw()
+
+
+def replayed(target: Target, draw: random.Random) -> bytes:
+    """Return a request that was good in its time, to the letter, long enough ago."""
+    age_s = draw.choice([LIFE_S + 5, 3_600, 86_400, draw.uniform(LIFE_S + 5, 10**8)])
+    return signed(target, bare(target, draw), off_s=-age_s).raw()
 
 
 def other(names: Sequence[str], draw: random.Random) -> str:
@@ -265,9 +275,9 @@ def flipped(data: bytes, draw: random.Random) -> bytes:
     return data[:at] + bytes([fresh]) + data[at + 1 :]
 
 
-# The first two are whole requests, which must be answered.
-KINDS = (spoiled, stranger, malformed, chunked)
-WHOLE = (spoiled, stranger)
+# The first three are whole requests, which must be answered.
+KINDS = (spoiled, stranger, replayed, malformed, chunked)
+WHOLE = (spoiled, stranger, replayed)
 
 
 def send(target: Target, data: bytes, wait_s: float) -> str:
@@ -290,7 +300,7 @@ def attack(target: Target, seed: int, count: int) -> Tally:
     draw = random.Random(seed)  # noqa: S311 (must be the same again)
     tally = Tally()
     for _ in range(count):
-        kind = draw.choices(KINDS, weights=(3, 3, 2, 1))[0]
+        kind = draw.choices(KINDS, weights=(3, 2, 1, 2, 1))[0]
         data, whole = kind(target, draw), kind in WHOLE
         status = send(target, data, WAIT_S if whole else SHORT_WAIT_S)
         tally.statuses[status] += 1

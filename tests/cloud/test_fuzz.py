@@ -10,6 +10,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from poormanray.waiting import Clock, poll
 from scripts import fuzz
 from tests.cloud.conftest import Pmr, own_cloud
 
@@ -48,6 +49,21 @@ def test_what_is_well_signed_is_taken(target: fuzz.Target) -> None:
     assert b" 200 " in answered(target, fuzz.signed(target, plain)).splitlines()[0]
     late = fuzz.signed(target, plain, off_s=-301)
     assert b"InvalidSignatureException" in answered(target, late)
+
+
+def test_a_replay_is_taken_while_it_is_fresh_and_refused_when_old(target: fuzz.Target) -> None:
+    call = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AmazonSSM.ListCommands"}
+    plain = fuzz.Request("POST", "/", {"Host": target.host, **call}, b"{}", "ssm")
+    captured = fuzz.signed(target, plain, off_s=3 - fuzz.LIFE_S)
+    for _ in range(2):
+        assert b" 200 " in answered(target, captured).splitlines()[0]
+    poll(
+        lambda: b"InvalidSignatureException" in answered(target, captured),
+        clock=Clock(),
+        timeout_s=20,
+        first_s=0.2,
+        longest_s=0.2,
+    )
 
 
 def test_a_long_body_is_refused_unread(pmr: Pmr, target: fuzz.Target) -> None:

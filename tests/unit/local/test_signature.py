@@ -156,3 +156,21 @@ def test_a_presigned_url() -> None:
         "SignatureDoesNotMatch"
     )
     assert code_of(presigned(604_801)) == "AuthorizationQueryParametersError"
+
+
+@pytest.mark.parametrize(
+    ("service", "code"),
+    [
+        ("ssm", "InvalidSignatureException"),
+        ("ec2", "RequestExpired"),
+        ("iam", "SignatureDoesNotMatch"),
+        ("s3", "RequestTimeTooSkewed"),
+    ],
+)
+def test_a_captured_request_is_good_for_five_minutes(service: str, code: str) -> None:
+    captured = signed(service)
+    made = datetime.strptime(captured.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    for age_s in (0, 1, 299):
+        assert GATE.admit(captured, made + timedelta(seconds=age_s)).service == service
+    for age_s in (301, 3_600, 86_400):
+        assert code_of(captured, made + timedelta(seconds=age_s)) == code
