@@ -28,6 +28,7 @@ def test_environment_is_the_agents_bare_one(on: Guests) -> None:
     assert on.says("echo $AWS_SSM_INSTANCE_ID $AWS_SSM_REGION_NAME $LANG") == (
         f"{ONE} eu-west-1 C.UTF-8"
     )
+    assert on.says("echo $AWS_SSM_PLATFORM_NAME $AWS_SSM_PLATFORM_VERSION") == "Amazon Linux 2023"
     assert on.says("echo $SSM_COMMAND_ID").startswith("command-")
 
 
@@ -59,6 +60,37 @@ def test_shebang_is_honoured(on: Guests) -> None:
     assert on.says('#!/bin/bash\necho "${BASH_VERSION:+bash}"') == "bash"
 
 
+def test_shebang_on_the_second_line_is_a_comment(on: Guests) -> None:
+    shell = on.says("readlink /proc/$$/exe")
+    assert on.says("\n#!/bin/bash\nreadlink /proc/$$/exe") == shell
+
+
+def test_carriage_returns_are_kept(on: Guests) -> None:
+    assert on.run(b"printf %s x\r\n").stdout == b"x\r"
+
+
+def test_stdin_is_empty_and_no_signal_is_ignored_or_blocked(on: Guests) -> None:
+    assert on.says("readlink /proc/$$/fd/0") == "/dev/null"
+    masks = on.says("grep -E '^Sig(Ign|Blk)' /proc/self/status").split()
+    assert [int(mask, 16) for mask in masks[1::2]] == [0, 0]
+
+
+def test_the_search_path_is_that_of_systemd(on: Guests) -> None:
+    standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert on.says("echo $PATH").endswith(standard)
+
+
+def test_a_window_of_screen_has_a_terminal_and_a_shell(on: Guests) -> None:
+    script = (
+        'f=${TMPDIR:-/tmp}/w; rm -f $f; screen -DmS v sh -c "echo \\$TERM \\$SHELL >$f"; cat $f'
+    )
+    assert on.says(script).split() == ["screen", "/bin/sh"]
+
+
+def test_screen_says_nothing_of_a_window_that_does_not_start(on: Guests) -> None:
+    assert on.run("screen -dmS none /no/such/program").exit_code == 0
+
+
 def test_script_may_be_large_and_binary(on: Guests) -> None:
     ended = on.run(b"#!/bin/sh\nexit 3\n" + bytes(range(256)) * 16_000)
     assert ended.exit_code == 3
@@ -75,6 +107,8 @@ def test_same_command_runs_again_as_after_exit_code_194(on: Guests) -> None:
 
 def test_working_directory(on: Guests) -> None:
     assert on.run("pwd", folder="/usr/lib").stdout == b"/usr/lib\n"
+    assert on.run("pwd", folder="no/such/folder").stdout == b"/usr/bin\n"
+    assert on.run("pwd", folder="lib").stdout == b"/usr/bin\n"
     missing = on.run("pwd", folder="/no/such/folder")
     assert (missing.exit_code, missing.stdout) == (1, b"")
     assert b"no such file or directory" in missing.stderr
@@ -225,6 +259,9 @@ def test_power_off_ends_what_is_running(on: Guests) -> None:
         ("poweroff", "poweroff"),
         ("reboot", "reboot"),
         ("systemctl poweroff", "poweroff"),
+        ("halt", "halt"),
+        ("systemctl halt", "halt"),
+        ("halt -p", "poweroff"),
         ("sudo -n shutdown -P now", "poweroff"),
     ],
 )

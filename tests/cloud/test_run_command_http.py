@@ -124,6 +124,24 @@ def code_of(call: Callable[[], object]) -> str:
     return str(caught.value.response["Error"]["Code"])
 
 
+def test_an_unknown_or_new_profile_is_refused(site: Site) -> None:
+    site.iam.create_instance_profile(InstanceProfileName="new")
+    for name in ("new", "nobody-made-this"):
+        refused = site.ec2.exceptions.ClientError
+        with pytest.raises(refused, match="Invalid IAM Instance Profile name"):
+            site.launch(IamInstanceProfile={"Name": name})
+
+
+def test_at_most_1000_are_terminated_in_one_call(site: Site) -> None:
+    many = [f"i-{number:017x}" for number in range(1001)]
+    assert code_of(lambda: site.ec2.terminate_instances(InstanceIds=many)) == (
+        "InvalidParameterValue"
+    )
+    assert code_of(lambda: site.ec2.terminate_instances(InstanceIds=many[1:])) == (
+        "InvalidInstanceID.NotFound"
+    )
+
+
 def test_every_instance_of_a_launch_has_the_profile(site: Site) -> None:
     found = site.ec2.describe_instances(InstanceIds=site.ids)["Reservations"][0]["Instances"]
     assert all(one["IamInstanceProfile"]["Arn"].endswith("/managed") for one in found)
@@ -205,10 +223,31 @@ def test_shutdown_inside(site: Site, behaviour: str, state: str) -> None:
     until(lambda: site.state(one[0]) == state)
 
 
+def test_halt_inside_leaves_it_on_and_dead(site: Site) -> None:
+    one = site.launch(IamInstanceProfile={"Name": "managed"})
+    until(lambda: site.online(one))
+    site.run("halt", one)
+
+    def unheard() -> bool:
+        sent = site.run("true", one)
+        listed = site.ssm.list_command_invocations
+        rows = until(lambda: listed(CommandId=sent)["CommandInvocations"])
+        return bool(rows[0]["Status"] == "Delayed")
+
+    until(unheard)
+    assert site.state(one[0]) == "running"
+    site.ec2.terminate_instances(InstanceIds=one)
+
+
 def test_without_a_profile_there_is_no_agent(site: Site) -> None:
     one = site.launch()
+    # An agent of its age with a profile is online by then.
+    later = site.launch(IamInstanceProfile={"Name": "managed"})
     until(lambda: site.state(one[0]) == "running")
+    until(lambda: site.online(later))
+    assert not site.online(one)
     assert code_of(lambda: site.run("true", one)) == "InvalidInstanceId"
+    site.ec2.terminate_instances(InstanceIds=later)
     site.ec2.terminate_instances(InstanceIds=one)
 
 

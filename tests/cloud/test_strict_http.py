@@ -310,3 +310,97 @@ def test_one_writer_wins(make: Callable[..., Client]) -> None:
     with ThreadPoolExecutor(8) as pool:
         codes = sorted(pool.map(claim, range(16)))
     assert codes == ["", *["PreconditionFailed"] * 15]
+
+
+def test_an_object_is_replaced_only_where_it_is_the_one_that_was_read(
+    make: Callable[..., Client],
+) -> None:
+    s3 = make("s3")
+    s3.create_bucket(Bucket="versions")
+    first = s3.put_object(Bucket="versions", Key="k", Body=b"1")["ETag"]
+    s3.put_object(Bucket="versions", Key="k", Body=b"2", IfMatch=first)
+    code = code_of(lambda: s3.put_object(Bucket="versions", Key="k", Body=b"3", IfMatch=first))
+    assert code == "PreconditionFailed"
+    assert s3.get_object(Bucket="versions", Key="k")["Body"].read() == b"2"
+
+
+def test_a_profile_holds_one_role(make: Callable[..., Client]) -> None:
+    iam = make("iam")
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "ec2"}}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    for role in ("one", "two"):
+        iam.create_role(RoleName=role, AssumeRolePolicyDocument=document)
+    iam.create_instance_profile(InstanceProfileName="p")
+    iam.add_role_to_instance_profile(InstanceProfileName="p", RoleName="one")
+    for role in ("one", "two"):
+        assert (
+            code_of(
+                lambda name=role: iam.add_role_to_instance_profile(  # type: ignore[misc]
+                    InstanceProfileName="p", RoleName=name
+                )
+            )
+            == "LimitExceeded"
+        )
+    assert code_of(lambda: iam.create_instance_profile(InstanceProfileName="p")) == (
+        "EntityAlreadyExists"
+    )
+    assert (
+        code_of(lambda: iam.create_role(RoleName="one", AssumeRolePolicyDocument=document))
+        == "EntityAlreadyExists"
+    )
+
+
+def test_names_of_iam_have_a_length(make: Callable[..., Client]) -> None:
+    iam = make("iam")
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "ec2"}}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    assert (
+        code_of(lambda: iam.create_role(RoleName="r" * 65, AssumeRolePolicyDocument=document))
+        == "ValidationError"
+    )
+    assert (
+        code_of(lambda: iam.create_instance_profile(InstanceProfileName="p" * 129))
+        == "ValidationError"
+    )
+
+
+def test_words_of_ec2_that_do_not_go_together(ec2: Client, image: Image) -> None:
+    ids = launch(ec2, image)
+    until(lambda: not code_of(lambda: ec2.describe_instances(InstanceIds=ids)))
+    stranger = "i-0123456789abcdef0"
+    assert {
+        "dry": code_of(lambda: ec2.terminate_instances(InstanceIds=ids, DryRun=True)),
+        "mixed": code_of(lambda: ec2.describe_instances(InstanceIds=ids, MaxResults=5)),
+        "stranger": code_of(lambda: ec2.terminate_instances(InstanceIds=[*ids, stranger])),
+        "types": code_of(
+            lambda: ec2.describe_instance_types(InstanceTypes=[f"t3.x{n}" for n in range(101)])
+        ),
+        "token": code_of(lambda: launch(ec2, image, ClientToken="x" * 65)),
+    } == {
+        "dry": "DryRunOperation",
+        "mixed": "InvalidParameterCombination",
+        "stranger": "InvalidInstanceID.NotFound",
+        "types": "InvalidParameterValue",
+        "token": "InvalidParameterValue",
+    }
+    assert shown(ec2, InstanceIds=ids)[0]["State"]["Name"] in ("pending", "running")
+    end(ec2, ids)
+
+
+def test_a_protected_instance_is_not_terminated(ec2: Client, image: Image) -> None:
+    ids = launch(ec2, image, DisableApiTermination=True)
+    until(lambda: not code_of(lambda: ec2.describe_instances(InstanceIds=ids)))
+    assert code_of(lambda: ec2.terminate_instances(InstanceIds=ids)) == "OperationNotPermitted"
+    ec2.modify_instance_attribute(InstanceId=ids[0], DisableApiTermination={"Value": False})
+    end(ec2, ids)
+
+
+def test_only_running_ones_have_a_status(ec2: Client, image: Image) -> None:
+    ids = launch(ec2, image)
+    until(lambda: not code_of(lambda: ec2.describe_instances(InstanceIds=ids)))
+    until(lambda: ec2.describe_instance_status(InstanceIds=ids)["InstanceStatuses"])
+    until(lambda: not code_of(lambda: ec2.stop_instances(InstanceIds=ids)))
+    assert ec2.describe_instance_status(InstanceIds=ids)["InstanceStatuses"] == []
+    more = ec2.describe_instance_status(InstanceIds=ids, IncludeAllInstances=True)
+    assert len(more["InstanceStatuses"]) == 1
+    end(ec2, ids)

@@ -15,6 +15,11 @@ Form = Mapping[str, str]
 
 # Source: EC2 model, DescribeInstanceStatus and TerminateInstances: explicit ids in one call.
 IDS_MAX = {"DescribeInstanceStatus": 100, "TerminateInstances": 1000}
+# Source: IAM model, roleNameType and instanceProfileNameType.
+_NAMES_MAX = {"RoleName": 64, "InstanceProfileName": 128}
+# Source: EC2 model, RequestInstanceTypeList; RunInstancesRequest.ClientToken.
+TYPES_MAX = 100
+TOKEN_MAX = 64
 _FILTERED = frozenset({"DescribeInstances"})
 _FILTER_NAME = re.compile(r"Filter\.\d+\.Name")
 _ID_OF_INSTANCE = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
@@ -89,6 +94,23 @@ def check_filters(action: str, form: Form) -> None:
             continue
         if name not in known and not name.startswith("tag:") and name not in ("tag-key", "tag"):
             raise Refusal("InvalidParameterValue", f"The filter '{name}' is invalid")
+
+
+def check_sizes(action: str, form: Form) -> None:
+    """Refuse too many types, and a token that is too long."""
+    types = sum(name.startswith("InstanceType.") for name in form)
+    if action == "DescribeInstanceTypes" and types > TYPES_MAX:
+        raise Refusal("InvalidParameterValue", f"{action} takes {TYPES_MAX} types")
+    if len(form.get("ClientToken", "")) > TOKEN_MAX:
+        raise Refusal("InvalidParameterValue", f"A ClientToken has at most {TOKEN_MAX} characters")
+
+
+def check_names(form: Form) -> None:
+    """Refuse names that IAM finds too long."""
+    for name, most in _NAMES_MAX.items():
+        if len(form.get(name, "")) > most:
+            text = f"Value at '{name}' failed to satisfy constraint: at most {most} characters"
+            raise Refusal("ValidationError", text)
 
 
 def check_trust(form: Form) -> None:

@@ -80,6 +80,10 @@ class Instances:
         if action == "reboot":
             self._fleet.reboot(instance_id)
             return
+        if action == "halt":
+            # The machine stands still with its power on: EC2 sees no end.
+            self._fleet.crash(instance_id)
+            return
         with self._moto.lock:
             instance = self._find(instance_id)
             if instance is None or self._states.get(instance_id) != "running":

@@ -139,11 +139,13 @@ class Launches:
                 )
 
     def _complete(self, form: Form, instance_ids: Sequence[str], region: str) -> None:
-        """Add what moto leaves out: spot requests, and the groups of the network interfaces."""
+        """Add what moto leaves out: spot requests, groups of the interfaces, protection."""
         self.newness.launched(instance_ids)
         self.spot.launched(form, instance_ids, region)
         for instance_id in instance_ids:
             instance = self._moto.ec2(region).get_instance(instance_id)
+            if form.get("DisableApiTermination") == "true":
+                instance.disable_api_termination = True
             if not instance.security_groups:
                 groups = [group for nic in instance.nics.values() for group in nic.group_set]
                 instance.security_groups = groups

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from waitress.channel import ClientDisconnected
 
-from poormanray.local.cloud_checks import check_filters, check_trust
+from poormanray.local.cloud_checks import check_filters, check_names, check_sizes, check_trust
 from poormanray.local.cloud_describe import describe_instances
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
@@ -155,6 +155,8 @@ class Front:
             return self._answer_ec2(request, operation, form, caller.region)
         if caller.service == "sts" and operation in SESSIONS:
             return self._sessions.answer(operation, form)
+        if caller.service == "iam":
+            check_names(form)
         if (caller.service, operation) == ("iam", "CreateRole"):
             check_trust(form)
         answer = self._moto.answer(request)
@@ -168,6 +170,7 @@ class Front:
         with self._moto.lock:
             self._launches.newness.check_ids(action, form, region)
         check_filters(action, form)
+        check_sizes(action, form)
         if action == "DescribeSpotInstanceRequests":
             return self._launches.spot.describe(form, region)
         if action == "RunInstances":

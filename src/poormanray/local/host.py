@@ -30,7 +30,7 @@ __all__ = ["Ended", "Execution", "Host"]
 
 CHOICE = "PMR_LOCAL_ISOLATION"
 TRIAL = b"test -w /var/lib/pmr && test ! -w /usr && command -v bash flock setsid setpriv\n"
-SHUTDOWN_REQUEST = re.compile(rb"(poweroff|reboot|cancel) ([0-9]{1,9})\n")
+SHUTDOWN_REQUEST = re.compile(rb"(poweroff|halt|reboot|cancel) ([0-9]{1,9})\n")
 
 
 class Machine(Protocol):
@@ -168,13 +168,15 @@ class Host:
                 raise OSError(f"{instance_id} is not running")
             path = instance.folder.write_script(command_id, script)
             environment = _environment(instance, command_id)
-            errand = Errand(path, working_directory or "/usr/bin", environment)
+            # agent-facts 2: a relative one is ignored.
+            folder = working_directory if working_directory.startswith("/") else "/usr/bin"
+            errand = Errand(path, folder, environment)
             execution = _launch(instance, machine, errand, on_end)
         self._watcher.follow(execution, timeout_s / self._time_scale)
         return execution
 
     def on_shutdown(self, callback: Callable[[str, str], None]) -> None:
-        """Call back when something in an instance halts it: its id, `poweroff` or `reboot`."""
+        """Call back when something in an instance halts it: its id, and how."""
         self._tell_shutdown = callback
 
     def freeze(self, instance_id: str) -> int:

@@ -36,6 +36,8 @@ def check_document(request: Mapping[str, Any]) -> dict[str, list[str]]:
         raise Refusal("InvalidDocument", f"Document with name {request['DocumentName']} not found")
     if request.get("DocumentVersion", "$DEFAULT") not in ("$DEFAULT", "$LATEST", "1"):
         raise Refusal("InvalidDocumentVersion", f"Document version {request['DocumentVersion']}")
+    if "\n" in request.get("Comment", ""):
+        raise Refusal("ValidationException", "The comment is more than one line")
     given: dict[str, list[str]] = dict(request.get("Parameters") or {})
     known = DOCUMENTS[name]
     unknown = sorted(set(given) - set(known))

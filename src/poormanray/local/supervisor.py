@@ -133,8 +133,10 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         os.dup2(descriptors[1], 2)
         os.closerange(3, 256)
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        # The agent's scripts ignore and block nothing, whatever was set where the cloud started.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execve(request["argv"][0], request["argv"], request["env"])  # noqa: S606 (its task)
     finally:
         os._exit(127)

@@ -96,14 +96,15 @@ def test_max_errors_stops_at_one_more(most: str, runs: int) -> None:
     assert details(world, command_id) == ["Failed"] * runs + ["Terminated"] * (10 - runs)
 
 
-def test_what_never_arrived_counts_no_error() -> None:
+@pytest.mark.parametrize("detail", ["Undeliverable", "AccessDenied", "InvalidPlatform"])
+def test_what_never_arrived_counts_no_error(detail: str) -> None:
     world = World()
     ids = world.boot(3)
-    world.service.doom(ids[0], "Undeliverable")
+    world.service.doom(ids[0], detail)
     command_id = world.sent(ids, MaxConcurrency="1")
     for _ in range(2):
         world.end()
-    assert details(world, command_id) == ["Undeliverable", "Success", "Success"]
+    assert details(world, command_id) == [detail, "Success", "Success"]
     command = command_of(world, command_id)
     assert (command["Status"], command["ErrorCount"]) == ("Success", 0)
 

@@ -100,6 +100,13 @@ def test_an_instance_that_is_off_is_not_valid_and_not_listed(end: str) -> None:
         ({"MaxErrors": "101%"}, "ValidationException"),
         ({"TimeoutSeconds": 29}, "ValidationException"),
         ({"Comment": "x" * 101}, "ValidationException"),
+        ({"Comment": "two\nlines"}, "ValidationException"),
+        ({"DocumentHash": "x" * 257}, "ValidationException"),
+        ({"Targets": [{"Key": "x" * 164, "Values": ["y"]}]}, "ValidationException"),
+        (
+            {"Parameters": {"commands": ["true"], "workingDirectory": ["/" * 4097]}},
+            "InvalidParameters",
+        ),
         ({"DocumentName": None}, "ValidationException"),
         ({"TimeoutSeconds": "60"}, "SerializationException"),
         ({"DocumentName": "AWS-RunNothing"}, "InvalidDocument"),
@@ -126,6 +133,23 @@ def test_what_send_command_refuses(change: dict[str, object], code: str) -> None
         **change,
     }
     assert code_of(world, "SendCommand", request) == code
+
+
+@pytest.mark.parametrize(
+    ("operation", "request_"),
+    [
+        ("CancelCommand", {"CommandId": "0" * 36, "InstanceIds": ["i-0123456789abcdef0"] * 51}),
+        ("ListCommands", {"Filters": [{"key": "Status", "value": "Success"}] * 6}),
+        ("ListCommandInvocations", {"Filters": [{"key": "Status", "value": "Success"}] * 6}),
+        (
+            "DescribeInstanceInformation",
+            {"Filters": [{"Key": "InstanceIds", "Values": ["i-0123456789abcdef0"] * 101}]},
+        ),
+        ("DescribeInstanceInformation", {"Filters": [{"Key": "InstanceIds", "Values": []}]}),
+    ],
+)
+def test_lists_that_are_too_long(operation: str, request_: dict[str, object]) -> None:
+    assert code_of(World(), operation, request_) == "ValidationException"
 
 
 def test_fifty_ids_are_taken() -> None:

@@ -87,7 +87,7 @@ run_scope() {
 control_system() {
     for word in "$@"; do
         case $word in
-            poweroff | halt) tell poweroff 0 ;;
+            poweroff | halt) tell "$word" 0 ;;
             reboot) tell reboot 0 ;;
             -*) ;;
             *) break ;;
@@ -99,7 +99,12 @@ control_system() {
 
 case $name in
     shutdown) halt_later "$@" ;;
-    poweroff | halt) tell poweroff 0 ;;
+    poweroff | halt)
+        for word in "$@"; do
+            case $word in -p | --poweroff) name=poweroff ;; esac
+        done
+        tell "$name" 0
+        ;;
     reboot) tell reboot 0 ;;
     sudo) as_is "$@" ;;
     systemd-run) run_scope "$@" ;;
