@@ -38,6 +38,9 @@ INSTANCE_KINDS = (
 )
 SESSIONS_END = "sessions-end"
 KINDS = (*REQUEST_KINDS, SESSIONS_END, *INSTANCE_KINDS)
+# Of these no round is made: nothing sent arrives while they stand, and that is told at once.
+# tests/cloud/test_unkind.py plays them.
+UNPLAYED = ("access-denied", "invalid-platform", "undeliverable")
 # What is undone by an order of its own, and by which.
 UNDONE_BY = {
     "agent-stop": "agent-start",

@@ -79,22 +79,24 @@ def test_run_instances(aws: Cli) -> None:
 def test_a_command_is_sent_waited_for_and_read(aws: Cli, instance: str) -> None:
     command_id = send(aws, instance, "echo out; echo err >&2")
     which = ("--command-id", command_id)
-    # Until it is visible, the CLI's waiter fails at InvocationDoesNotExist, as it does at AWS.
-    listing = ("ssm", "list-command-invocations", *which)
-    poll(lambda: aws.json(*listing)["CommandInvocations"], clock=Clock(), timeout_s=20)
     aws("ssm", "wait", "command-executed", *which, "--instance-id", instance)
     read = aws.json("ssm", "get-command-invocation", *which, "--instance-id", instance)
     assert (read["Status"], read["StandardOutputContent"]) == ("Success", "out\n")
     assert read["StandardErrorContent"] == "err\n"
-    rows = aws.json(*listing, "--details")["CommandInvocations"]
+    rows = aws.json("ssm", "list-command-invocations", *which, "--details")["CommandInvocations"]
     assert [(row["InstanceId"], row["Status"]) for row in rows] == [(instance, "Success")]
 
 
 def test_a_command_is_cancelled(aws: Cli, instance: str) -> None:
     command_id = send(aws, instance, "sleep 60")
+
+    def shown(status: str) -> bool:
+        listed = aws.json("ssm", "list-command-invocations", "--command-id", command_id)
+        return [row["Status"] for row in listed["CommandInvocations"]] == [status]
+
+    poll(lambda: shown("InProgress"), clock=Clock(), timeout_s=20)
     aws("ssm", "cancel-command", "--command-id", command_id)
-    listed = aws.json("ssm", "list-command-invocations", "--command-id", command_id)
-    assert listed["CommandInvocations"][0]["Status"] in ("Cancelling", "Cancelled")
+    poll(lambda: shown("Cancelled"), clock=Clock(), timeout_s=20)
 
 
 def test_files_are_copied_both_ways(aws: Cli, tmp_path: Path) -> None:

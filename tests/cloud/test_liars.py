@@ -53,6 +53,7 @@ def test_a_job_of_another_cluster_is_refused(
 ) -> None:
     job = pmr("run", "-n", alone, "-d", "-c", "sleep 300").stdout.strip()
     asked = [("cancel",), ("status",), ("logs",), ("logs", "-f"), ("results", "-o", tmp_path / "r")]
+    asked += [("retry",), ("map", "--resume"), ("report", "-o", tmp_path / "page.html")]
 
     def refused(by: str, says: str) -> None:
         for told in together(pmr, by, *((*words, job) for words in asked)):

@@ -7,7 +7,7 @@ import pytest
 from scripts import soak
 
 SEED = 83
-SECONDS = 45
+SECONDS = 60
 WORKERS = 2
 
 

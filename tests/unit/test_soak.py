@@ -149,7 +149,7 @@ def test_on_another_instance() -> None:
 
 
 def test_every_kind_of_fault_has_its_place() -> None:
-    assert sorted(soak_plan.KINDS) == sorted(local_fault.KINDS)
+    assert sorted((*soak_plan.KINDS, *soak_plan.UNPLAYED)) == sorted(local_fault.KINDS)
 
 
 def test_a_round_is_decided_by_its_seed_and_number() -> None:
@@ -204,6 +204,9 @@ def test_a_full_soak_must_have_done_everything_often_enough() -> None:
     assert "throttle: 19 of 20" in short.missing()
     assert "killed clients: 19 of 60" in short.missing()
     assert "cancel: 19 of 30" in short.missing()
+    late = soaked(FULL)
+    late.took_s = 1801
+    assert late.missing() == ["1801 s instead of 1800 s"]
 
 
 def test_the_report_names_what_failed() -> None:
