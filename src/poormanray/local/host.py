@@ -168,10 +168,8 @@ class Host:
                 raise OSError(f"{instance_id} is not running")
             path = instance.folder.write_script(command_id, script)
             environment = _environment(instance, command_id)
-            # agent-facts 2: a relative one is ignored.
-            folder = working_directory if working_directory.startswith("/") else "/usr/bin"
-            errand = Errand(path, folder, environment)
-            execution = _launch(instance, machine, errand, on_end)
+            folder = working_directory if working_directory[:1] == "/" else "/usr/bin"
+            execution = _launch(instance, machine, Errand(path, folder, environment), on_end)
         self._watcher.follow(execution, timeout_s / self._time_scale)
         return execution
 
