@@ -162,6 +162,22 @@ def test_a_cancelled_map_can_go_on(pmr: Pmr, cluster: str) -> None:
     assert summary(pmr("map", "-n", cluster, "--resume", job, "--json").stdout)["exit_code"] == 0
 
 
+def test_a_cancel_holds_while_somebody_goes_on_with_the_job(pmr: Pmr, cluster: str) -> None:
+    told = pmr("map", "-n", cluster, "-d", "--array", "0-11", "-c", "sleep 30")
+    job = told.stdout.strip()
+    pmr("cancel", job, "-n", cluster)
+    with pmr.start("map", "-n", cluster, "--resume", job, "--json") as client:
+        assert client.stdout is not None
+        lines = [client.stdout.readline().decode()]
+        while '"RUNNING"' not in lines[-1]:
+            lines.append(client.stdout.readline().decode())
+        pmr("cancel", job, "-n", cluster)
+        rest = client.stdout.read().decode()
+    done = summary(rest)
+    assert (client.returncode, done["counts"]["RUNNING"], done["counts"]["PENDING"]) == (1, 0, 0)
+    assert done["counts"]["CANCELLED"] == 12
+
+
 def test_what_changed_does_not_run_as_what_it_was(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
     for name, text in {"a": "true", "b": "false", "c": "true"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")

@@ -37,7 +37,7 @@ class Instance:
     def order(self, row: str) -> None:
         if not self.alive:
             return
-        _, adopts, gives = row.split(" ")
+        _, adopts, gives, *_ = row.split(" ")
         keys = decode_keys(adopts) if adopts not in "+-" else []
         new = [key for key in keys if key not in self.queue]
         if new:
@@ -295,6 +295,26 @@ def test_what_a_cancel_found_between_instances_is_cancelled_and_runs_once_when_r
     played.end(100)
     ran = Counter(key for instance in played.instances.values() for key in instance.ran)
     assert ran == {(0, 1): 1, (1, 1): 1, (3, 1): 1, (2, 2): 1}
+
+
+def test_a_job_that_goes_on_undoes_only_the_cancel_before_it() -> None:
+    played = world([[0, 1], [2]], fails=frozenset())
+    first = played.instances["i-0"]
+    for key in ((0, 1), (1, 1)):
+        first.claim(key)
+        first.event(f"E 1.0 {key[0]} {key[1]} - cancelled")
+    first.event("J 1.0 cancelled")
+    played.look()
+    played.mover = Mover("job", played.mover.tracks, Turns(again={(0, 2): "i-0", (1, 2): "i-0"}))
+    order = played.mover.order(EVERY_S)
+    assert order is not None
+    assert order.rows["i-0"].endswith(" resume")
+    first.event("J 2.0 resumed")
+    first.order(order.rows["i-0"])
+    first.event("J 3.0 cancelled")
+    played.look()
+    order = played.mover.order(2 * EVERY_S)
+    assert order is None or not any(row.endswith(" resume") for row in order.rows.values())
 
 
 def ended(status: TaskStatus) -> bool:

@@ -84,11 +84,15 @@ class Mover:
     # Attempts that were lost with an instance and have a next one.
     replaced: set[Key] = field(default_factory=set)
     revived: set[str] = field(default_factory=set)
+    # Instances where the job was cancelled before it went on; a later cancel counts.
+    undo: set[str] = field(default_factory=set)
     stopped: bool = False
     next_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Begin with the turns that were asked for."""
+        begins = bool(self.turns.again or self.turns.revived)
+        self.undo = {key for key, track in self.tracks.items() if begins and track.log.cancelled}
         self.waiting = {key: (0.0, where) for key, where in self.turns.again.items()}
         self.revived = set(self.turns.revived)
         self.replaced = set(self.turns.left)
@@ -160,22 +164,14 @@ class Mover:
         if not (adopts or gives) or self._leaves_any():
             gives = {**self._balanced(now_s), **gives}
         rows = {
-            key: queue_row(self.tracks[key], adopts.get(key), gives.get(key, {}))
+            key: queue_row(self.tracks[key], adopts.get(key), gives.get(key, {}), self._undoes(key))
             for key in {**adopts, **gives}
         }
         if not rows:
             return None
         self.next_s = now_s + EVERY_S
         self.revived.clear()
-        return Order(Call("queue", self._words(), 0), rows, comment=f"pmr queue {self.job_id}")
-
-    @property
-    def _begins(self) -> bool:
-        """Say whether the job goes on where it had ended: orders undo a cancel."""
-        return bool(self.turns.again or self.turns.revived)
-
-    def _words(self) -> tuple[str, ...]:
-        return (self.job_id, "resume") if self._begins else (self.job_id,)
+        return Order(Call("queue", (self.job_id,), 0), rows, comment=f"pmr queue {self.job_id}")
 
     def window_s(self, track: Track, now_s: float, longest_s: int) -> int:
         """Return how long a look may wait, so that an instance is seen before it runs dry."""
@@ -287,7 +283,14 @@ class Mover:
 
     def _takes(self, track: Track) -> bool:
         """Say whether an instance takes tasks; a cancel may have reached only some of them."""
-        return not track.problem and (self._begins or not track.log.cancelled)
+        cancelled = track.log.cancelled and not self._undoes(track.host.instance_id)
+        return not track.problem and not cancelled
+
+    def _undoes(self, instance_id: str) -> bool:
+        """Say whether an order undoes the cancel of an instance: once, as it then tells."""
+        if instance_id in self.undo and not self.tracks[instance_id].log.cancelled:
+            self.undo.discard(instance_id)
+        return instance_id in self.undo
 
     def _freest(self, now_s: float, but: set[str]) -> Track | None:
         others = [one for one in self._working() if one.host.instance_id not in but]
@@ -329,7 +332,12 @@ def _last_waiting(
     return found
 
 
-def queue_row(track: Track, adopts: list[Key] | None, gives: Mapping[int, list[Key]]) -> str:
+def queue_row(
+    track: Track,
+    adopts: list[Key] | None,
+    gives: Mapping[int, list[Key]],
+    undo_cancel: bool = False,  # noqa: FBT001, FBT002 (a word of the row)
+) -> str:
     """Return an instance's row of a `queue` order: what it adopts, and gives to which hosts.
 
     Nothing to adopt (an empty list) lets it go on with what waits there; None leaves it as it is.
@@ -338,4 +346,5 @@ def queue_row(track: Track, adopts: list[Key] | None, gives: Mapping[int, list[K
         f"{index}:{encode_keys(keys).replace(',', '/')}" for index, keys in gives.items()
     )
     brought = "-" if adopts is None else encode_keys(adopts) or "+"
-    return f"{track.log.offset} {brought} {words or '-'}"
+    undone = " resume" if undo_cancel else ""
+    return f"{track.log.offset} {brought} {words or '-'}{undone}"

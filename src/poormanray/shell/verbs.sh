@@ -315,18 +315,18 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
 
 # --- queue -----------------------------------------------------------------------------------
 
-verb_queue() { # job, and "resume" to undo a cancel; the row says: events offset, what to adopt, what to give away and to whom
-    local gives adopts one lock
+verb_queue() { # job; the row says: events offset, what to adopt, what to give away and to whom, "resume" to undo a cancel
+    local gives adopts resume one lock
     WANTED=
-    open_job "$1" && [[ ${2-} == resume ]] && undo_cancel
+    my_row
+    read -r EVENTS_AT adopts gives resume <<<"$ROW"
+    open_job "$1" && [[ $resume == resume ]] && undo_cancel
     if [[ ! -d $JOB_DIR ]]; then
         fact refused no-such-job
     elif [[ -e $JOB_DIR/cancel ]]; then
         fact refused cancelled
     else
         settle
-        my_row
-        read -r EVENTS_AT adopts gives <<<"$ROW"
         exec {lock}>"$JOB_DIR/lock"
         flock "$lock"
         # What is to run again is queued here first, whoever gets it: so it runs once.
