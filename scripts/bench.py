@@ -7,6 +7,7 @@
     scripts/bench kill [--rounds N]  clients that are killed, and their jobs afterwards
     scripts/bench help               how long help, version and completion take
     scripts/bench map                (not in road) overhead, balance, 10,000 tasks
+    scripts/bench ledger             (not in road) 100,000 tasks: calls, time and memory
     scripts/bench trials             (not in road) 20 maps under seeded faults
     scripts/bench scale              (not in road) 500 instances, and 5 calls a second
     scripts/bench huge               (not in road) 2,000 instances
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from scripts import killing
+from scripts.bench_ledger import measure_ledger
 from scripts.bench_map import measure_map
 from scripts.bench_scale import measure_huge, measure_scale
 from scripts.bench_trials import measure_trials
@@ -242,6 +244,7 @@ OTHERS: dict[str, Callable[[], Iterator[Figure]]] = {
     "scale": measure_scale,
     "huge": measure_huge,
     "map": measure_map,
+    "ledger": measure_ledger,
     "trials": measure_trials,
 }
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from scripts.bench_scale import RATE, play
 from scripts.measuring import Cloud, Figure, cloud, cluster, timed
 
 SHORT_TASKS, SLOTS = 1000, 2
@@ -29,6 +30,7 @@ def measure_map() -> Iterator[Figure]:
     yield from _overhead()
     yield from _makespans()
     yield from _many()
+    yield from _limited()
 
 
 # --- overhead ----------------------------------------------------------------------------------
@@ -138,6 +140,19 @@ def _many() -> Iterator[Figure]:
         own("logs", "-f", job, "-n", name, timeout_s=900)
         yield from _different(own, name)
         yield from _failing(own, name, array)
+
+
+def _limited() -> Iterator[Figure]:
+    """Map in a cloud that allows five calls a second of each operation."""
+    what = f"{MANY} tasks on {FLEET}, 5 calls/s"
+    with cloud(RATE) as own, cluster(own, "limited", FLEET) as name:
+        words = ["map", "-n", name, "--json", "--slots", "2", "--array", f"0-{MANY - 1}"]
+        done = play(own, [*words, "--", "true"])
+        told = ", ".join(f"{count} {operation}" for operation, count in done.calls.most_common())
+        polls = done.calls["ListCommandInvocations"]
+        yield Figure(f"{what}: map", done.seconds, "s", None, told)
+        yield Figure(f"{what}: SSM calls a poll", done.calls.total() / polls, "", 2)
+        yield Figure(f"{what}: complaints", len(done.wrong), "", 0, "; ".join(done.wrong)[:300])
 
 
 def _different(own: Cloud, name: str) -> Iterator[Figure]:
