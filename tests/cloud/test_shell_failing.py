@@ -13,13 +13,14 @@ import pytest
 
 from poormanray import shell
 from poormanray.envelope import Chunk
-from poormanray.ledger import TaskState, checksum
+from poormanray.ledger import TaskState, checksum, new_job_id
 from poormanray.manifest import decode_meta
 from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, small_disk
 
 __all__ = ["machine", "small_disk"]  # the fixtures
 
-PARTS = [Path(shell.__file__).with_name(name) for name in ("ledger.sh", "queue.sh", "runner.sh")]
+NAMES = ("base.sh", "ledger.sh", "queue.sh", "runner.sh")
+PARTS = [Path(shell.__file__).with_name(name) for name in NAMES]
 
 
 def with_program(machine: Machine, name: str, text: str) -> Machine:
@@ -169,8 +170,12 @@ def test_no_hole_is_made_that_is_not_on_record(tmp_path: Path, holes: str, punch
     assert said(script) == punched
 
 
-@pytest.mark.parametrize("breaks", ["rm $J/logs/1.1; mkdir $J/logs/1.1", "rm $J/env"])
-def test_a_task_that_cannot_begin_has_no_code_of_its_own(machine: Machine, breaks: str) -> None:
+def test_without_its_environment_no_task_begins() -> None:
+    assert said("JOB_DIR=/nowhere; SWITCH=(); load_environment 2>&- || echo no") == "no"
+
+
+def test_a_task_that_cannot_begin_has_no_code_of_its_own(machine: Machine) -> None:
+    breaks = "rm $J/logs/1.1; mkdir $J/logs/1.1"
     job = made("", "true")
     placed = f"J={machine.ledger(job)}; until [[ -e $J/placed ]]; do sleep 0.05; done"
     first = shell.command_script(f"{placed}; {breaks}")
@@ -188,14 +193,29 @@ def test_a_task_that_cannot_begin_has_no_code_of_its_own(machine: Machine, break
         ("getent", "exit 2", "no-such-user-here", "no-user"),
         ("getent", '[[ ! -e $0.1 ]] || exec "$REAL" "$@"\n: >$0.1; exit 1', "x-x", "no-user"),
         ("id", "exit 1", "nobody", "unstartable"),
-        ("setpriv", "exit 127", "nobody", "unstartable"),
+        ("chroot setpriv", "exit 127", "nobody", "unstartable"),
     ],
 )
 def test_a_look_up_that_fails_makes_no_other_user(
     machine: Machine, program: str, text: str, user: str, reason: str
 ) -> None:
-    log = with_program(machine, program, f"{text}\n").run(made("true", user=user))
+    for name in program.split():
+        machine = with_program(machine, name, f"{text}\n")
+    log = machine.run(made("true", user=user))
     assert (log.newest[0].state, log.newest[0].reason) == (TaskState.LOST, reason)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_where_chroot_cannot_switch_setpriv_does(machine: Machine) -> None:
+    for folder in (machine.folder, *machine.folder.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o111)
+    job = made("id -u; id -G", user="nobody")
+    both = []
+    for one in (machine, with_program(machine, "chroot", "exit 125\n")):
+        job = replace(job, job_id=new_job_id())
+        one.run(job)
+        both.append(one.log(job))
+    assert both[0] == both[1] == b"65534\n65534\n"
 
 
 def test_what_another_instance_has_got_is_not_counted(machine: Machine) -> None:

@@ -42,16 +42,16 @@ def test_what_fits_into_the_start_goes_with_it(bucket: bool) -> None:
 
 def test_without_a_bucket_the_time_is_told_and_a_long_one_with_the_advice() -> None:
     short = pack(job(300_000))
-    assert way_words(short, "") == "14 sends of content first, about 10 s"
+    assert way_words(short, "") == "10 sends of content first, about 8 s"
     assert bucket_advice(short) == ""
     long = pack(job(3_000_000))
-    assert way_words(long, "") == "137 sends of content first, about 1 min 32 s"
+    assert way_words(long, "") == "91 sends of content first, about 1 min 02 s"
     assert "--bucket NAME" in bucket_advice(long)
     assert way_row(long) == {
         "bytes": len(long.data),
         "transport": "parts",
-        "parts": 137,
-        "seconds": 92.0,
+        "parts": 91,
+        "seconds": 62.0,
     }
 
 
@@ -88,4 +88,4 @@ def test_what_is_too_large_for_parts_needs_a_bucket(monkeypatch: pytest.MonkeyPa
     parcel = pack(job(200_000), bucket=True)
     assert parcel.by_bucket
     assert not parcel.parts
-    assert parcel.start.parts == 10
+    assert parcel.start.parts == 7

@@ -13,6 +13,9 @@ from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 # A log request names its log in about a dozen characters; a send has room for this many.
 MOST_PIECES = 60
+# A large answer costs a call for each instance: where more than so many have fallen behind, small
+# ones that follow each other are cheaper.
+FEW = 3
 
 
 def needs_look(track: Track, wanted: Wanted) -> bool:
@@ -69,16 +72,18 @@ def look_order(
     """Return the order that looks at instances; the longest wait of any of them is its window."""
     rows = {}
     order_s = 0
+    large = 0 < sum(track.behind for track in tracks) <= FEW
     for track in tracks:
         waits = wanted.live and not track.all_ended and not track.behind
         window_s = longest_s(track) if waits else 0
         order_s = max(order_s, window_s)
-        rows[track.host.instance_id] = row(track, wanted, window_s, mirrors.word_for(track))
+        word = mirrors.word_for(track)
+        rows[track.host.instance_id] = row(track, wanted, window_s, word, large=large)
     return Order(
         Call("observe", (job_id,), 0),
         rows,
         order_s,
-        large=any(track.behind for track in tracks),
+        large=large,
         comment=f"pmr observe {job_id}",
     )
 
@@ -95,10 +100,13 @@ def last_order(job_id: str, mirrors: Mirrors) -> Order | None:
     return Order(Call("observe", (job_id,), 0), rows, comment=f"pmr observe {job_id}")
 
 
-def row(track: Track, wanted: Wanted, window_s: int, mirror: str = "") -> str:
+def row(
+    track: Track, wanted: Wanted, window_s: int, mirror: str = "", *, large: bool = False
+) -> str:
     """Return what differs between instances: what was read so far, and how long to wait.
 
-    `mirror` is what it is to remember of another one.
+    `mirror` is what it is to remember of another one; with `large`, an instance that has more
+    events than a small answer holds may give a large one.
     """
     specs = [
         f"{cursor.name}:{cursor.frontier}"
@@ -107,7 +115,7 @@ def row(track: Track, wanted: Wanted, window_s: int, mirror: str = "") -> str:
     ][:MOST_PIECES]
     if not track.cursors and reads_at_once(track, wanted):
         specs = [f"{track.host.tasks[0]}.1:0"]
-    budget = LARGE_ANSWER_CHARS if track.behind else SMALL_ANSWER_CHARS
+    budget = LARGE_ANSWER_CHARS if large and track.behind else SMALL_ANSWER_CHARS
     wake = int(wanted.wake_on_events)
     names = ",".join(specs) or "-" * bool(mirror)
     return f"{track.log.offset} {window_s} {wake} {budget} {names} {mirror}".rstrip()

@@ -21,7 +21,7 @@ from poormanray.schedule import slot_caps, spread
 from poormanray.shell import SEND_LIMIT_CHARS, Bundle, Call, render
 
 # Bytes of a part that one send carries beside the shell library, base64-encoded.
-PART_BYTES = 22_000
+PART_BYTES = 33_000
 PARTS_TOGETHER = 3
 MOST_TRIES = 3
 # What a job may come to, compressed, without a bucket: more than this is hours of sends.
@@ -150,7 +150,7 @@ def pack_sections(
     sizes = tuple((name, len(part)) for name, part in sections)
     digest = hashlib.sha256(data).hexdigest()
     inline = Bundle(data, digest, sizes)
-    if len(data) <= PART_BYTES * 2:
+    if len(data) <= PART_BYTES:
         rows = {f"i-{number:017x}": "0 00 0 0000 0000.1:0" for number in range(50)}
         if len(render(Call("start", (job.job_id,), 0, rows, inline))) <= SEND_LIMIT_CHARS:
             return Parcel(job, data, inline)

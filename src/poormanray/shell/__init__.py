@@ -25,11 +25,13 @@ LARGE_ANSWER_CHARS = 19_500
 # What shellcheck is told stays: the text of a send is checked too.
 _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
-LIBRARY = ("ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
+LIBRARY = ("base.sh", "ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 # Verbs that are not in the library: only their own sends carry them.
 RARE = {"summary": "summary.sh", "prune": "prune.sh", "outputs": "outputs.sh"}
+# Verbs that need nothing else.
+ALONE = {"put": ("base.sh", "answer.sh", "put.sh")}
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
-RUNNER = ("ledger.sh", "queue.sh", "holding.sh", "user.sh", "runner.sh", "main.sh")
+RUNNER = ("base.sh", "ledger.sh", "queue.sh", "holding.sh", "user.sh", "runner.sh", "main.sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def render(call: Call) -> str:
     if call.verb == "start":
         # What runs the job later comes first, so that its length tells where it ends.
         library = _library(RUNNER)
-    names = (*LIBRARY, *filter(None, [RARE.get(call.verb)]))
+    names = ALONE.get(call.verb) or (*LIBRARY, *filter(None, [RARE.get(call.verb)]))
     rest = _library(tuple(name for name in names if not library or name not in RUNNER))
     head = library + rest + _assignments(call, len(library)).encode()
     script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data
@@ -126,7 +128,10 @@ def command_script(command: str) -> bytes:
 
 def words_script(words: Sequence[str]) -> bytes:
     """Return the script that becomes the program named by the first word."""
-    return command_script("exec -- " + shell_words(words))
+    if words[0].startswith("-"):
+        return command_script("exec -- " + shell_words(words))
+    # Any shell reads quoted words alike, and many a system's `sh` starts sooner than bash.
+    return b"#!/bin/sh\nexec " + os.fsencode(shell_words(words)) + b"\n"
 
 
 def as_program(data: bytes) -> bytes:

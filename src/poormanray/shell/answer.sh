@@ -110,3 +110,13 @@ answer() { # budget in characters of the envelope; as much as fits, and says whe
     read -r sum _ < <(printf %s "$text" | sha256sum)
     printf 'PMR1 %s %s %s %s\n' "$MORE" "$length" "${sum:0:16}" "$text" >&"$ANSWER_FD"
 }
+
+expired() { # a command that arrives after its time must not act: the agent may hand it over days later
+    local clock
+    printf -v clock '%(%s)T' -1
+    fact clock "$clock"
+    ((clock > NOT_AFTER)) || return 1
+    fact refused expired
+    WANTED='' EVENTS_AT='' JOB_DIR=''
+    answer "$SMALL"
+}

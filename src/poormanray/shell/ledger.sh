@@ -1,14 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The ledger of one instance: where its files are, events, claims, and what "running" means.
-# Needs bash >= 4.2, coreutils and util-linux; nothing here may write to stdout.
-
-set -u
-umask 077
-export LC_ALL=C
-PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
-
-: "${PMR_ROOT:=/var/lib/pmr}"
 
 # A descriptor that never has anything to read: `read -t` on it waits without a process.
 exec {PMR_NEVER}<> <(:)

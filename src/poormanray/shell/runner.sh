@@ -138,7 +138,6 @@ prepare() { # task.attempt; what it needs is there, or FAULT says why not
 }
 
 task_environment() { # task attempt; what a task sees, on top of a clean environment
-    local entry
     unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME PMR_IMDS PMR_PROC OLDPWD
     export HOME=$USER_HOME USER=$USER_NAME LOGNAME=$USER_NAME SHELL=${USER_SHELL:-/bin/bash}
     export TERM=dumb PYTHONUNBUFFERED=1
@@ -153,12 +152,19 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     esac
     [[ -z $META_compat ]] || names_of_others "$1" "$2"
     unset AWS_SSM_INSTANCE_ID
-    # The user's names may be this shell's own, or ones that no shell can set (UID): `env` sets
-    # them. The locale is among them, because this shell takes bytes as they are.
-    ENTRIES=(LANG=C.UTF-8)
+    # Of no more use here: this shell takes bytes as they are, and a task shall not have to.
+    unset LC_ALL
+    export LANG=C.UTF-8
+}
+
+load_environment() { # sets AS_TASK: the words that start a task's program, outside of everything here
+    local entry entries=()
     while IFS= read -r -d '' entry; do
-        ENTRIES+=("$entry")
-    done <"$JOB_DIR/env"
+        entries+=("$entry")
+    done <"$JOB_DIR/env" || return
+    # The user's names may be this shell's own, or ones that no shell can set (UID): `env` sets them.
+    ((${#entries[@]} == 0)) || entries=(env ${entries[@]+"${entries[@]}"})
+    AS_TASK=(setsid ${SWITCH[@]+"${SWITCH[@]}"} ${entries[@]+"${entries[@]}"})
 }
 
 names_of_others() { # task attempt; what scripts written for another scheduler look for
@@ -186,7 +192,8 @@ begin() { # task attempt; tells that it runs in this very process, before anythi
     printf '%s\n' "$BASHPID" >>"$JOB_DIR/claims/$key"
     started_at "$BASHPID"
     event S "$NOW" "$1" "$2" "$SLOT" "$BASHPID" "${STARTED:-0}"
-    printf '%s %s\n' "$key" "$SLOT_PID" >"$JOB_DIR/slots/$SLOT"
+    # Over what is there: a file that is emptied first costs some file systems a write to the disk.
+    printf '%-32s\n' "$key $SLOT_PID" 1<>"$JOB_DIR/slots/$SLOT"
     # Cancelled before there was a process to end; from here on there is one.
     [[ -L $JOB_DIR/why/$key ]] && kill -s TERM "$BASHPID"
     return 0
@@ -202,7 +209,7 @@ become_task() { # task attempt; never returns
     umask 022
     # What has a "=" in it would be a variable.
     [[ $SCRIPT != *=* ]] || SCRIPT=../../../jobs/$JOB/scripts/${SCRIPT##*/}
-    exec setsid ${SWITCH[@]+"${SWITCH[@]}"} env -u LC_ALL "${ENTRIES[@]}" "$SCRIPT"
+    exec "${AS_TASK[@]}" "$SCRIPT"
 }
 
 run_task() { # task attempt
@@ -342,6 +349,7 @@ runner() { # job
     load_manifest || exit 1
     run_user
     slot_count
+    load_environment || USER_FAULT=unstartable
     hold_limits
     boot_id
     started_at "$$"

@@ -11,8 +11,10 @@ for old in "$folder"/pmr.[0-9]*; do
     kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
 done
 box=$folder/pmr.$$
-rm -rf "$box"
-mkdir "$box" || exit 0
+if ! mkdir "$box" 2>/dev/null; then
+    rm -rf "$box"
+    mkdir "$box" || exit 0
+fi
 base64 -d <<END | gzip -dc >"$box/send"
 $PMR_SEND
 END

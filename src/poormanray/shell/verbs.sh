@@ -10,16 +10,6 @@ my_row() { # sets ROW to this instance's line of the call's table, without its i
     done <<<"$TABLE"
 }
 
-expired() { # a command that arrives after its time must not act: the agent may hand it over days later
-    local clock
-    printf -v clock '%(%s)T' -1
-    fact clock "$clock"
-    ((clock > NOT_AFTER)) || return 1
-    fact refused expired
-    WANTED='' EVENTS_AT='' JOB_DIR=''
-    answer "$SMALL"
-}
-
 runner_facts() {
     runner_state
     fact runner "$RUNNER"
@@ -187,23 +177,6 @@ verb_start() { # then observes for a first window
         return
     fi
     verb_observe "$CALL_JOB" "$@"
-}
-
-# --- put: one part of a bundle that one send cannot carry -------------------------------------
-
-verb_put() { # job part
-    local folder=$PMR_ROOT/stage/$1 sum
-    WANTED=
-    if mkdir -p "$folder"; then
-        tail -c "+$((BUNDLE_AT + 1))" "$SEND" >"$folder/.$2"
-        read -r sum _ < <(sha256sum "$folder/.$2")
-        if [[ $sum == "$DIGEST" ]] && mv -f "$folder/.$2" "$folder/$2"; then
-            fact stored "$2"
-        else
-            fact refused digest
-        fi
-    fi
-    answer "$SMALL"
 }
 
 # --- observe ---------------------------------------------------------------------------------
