@@ -85,7 +85,7 @@ class Follower:
         self._clock = clock
         self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
-        self.mover = self._mover = None if turns is None else Mover(job_id, self.tracks, turns)
+        self.mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
         self._newcomers = newcomers
         self._join_s = clock.now_s() + JOIN_EVERY_S
@@ -128,7 +128,7 @@ class Follower:
     def _due_times_s(self) -> list[float]:
         tracks = self.tracks.values()
         looks = [t.due_at_s for t in tracks if needs_look(t, self._wanted)]
-        if self._mover and (at_s := self._mover.due_s(self._clock.now_s())) is not None:
+        if self.mover and (at_s := self.mover.due_s(self._clock.now_s())) is not None:
             looks.append(at_s)
         return looks + [t.read_due_s for t in tracks if t.waits_to_read]
 
@@ -157,9 +157,9 @@ class Follower:
 
     def _window_s(self, track: Track) -> int:
         longest_s = self._cadence.window_s
-        if self._mover is None:
+        if self.mover is None:
             return longest_s
-        return self._mover.window_s(track, self._clock.now_s(), longest_s)
+        return self.mover.window_s(track, self._clock.now_s(), longest_s)
 
     def _join(self, now_s: float) -> Iterator[Happening]:
         """Let instances take part that have come since, where something waits."""
@@ -178,9 +178,9 @@ class Follower:
             return
         if self._wanted.live and holds_back(self.tracks.values()):
             self._order(release_order(self.job_id, self.tracks.values()))
-        elif self._mover is not None:
-            yield from self._mover.notice_lost()
-            self._order(self._mover.order(now_s))
+        elif self.mover is not None:
+            yield from self.mover.notice_lost()
+            self._order(self.mover.order(now_s))
 
     def _order(self, order: Order | None) -> None:
         if order:
@@ -327,8 +327,8 @@ class Follower:
             return
         # A job that was cancelled does not go on: nobody has to wait for that.
         self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts
-        if self._mover and reply.answer.facts.get("refused") == "cancelled":
-            self._mover.stop()
+        if self.mover and reply.answer.facts.get("refused") == "cancelled":
+            self.mover.stop()
         elif "refused" not in reply.answer.facts:
             yield from self._take_events(self.tracks[reply.instance_id], reply.answer)
 
@@ -338,7 +338,7 @@ class Follower:
         for status in track.log.feed(answer.events.offset, answer.events.data):
             yield TaskChanged(track.host, status)
             self._mirrors.note(track, status)
-            again = self._mover and self._mover.note(track, status, self._clock.now_s())
+            again = self.mover and self.mover.note(track, status, self._clock.now_s())
             if again := again or track.again(status):
                 yield again
             begin_reading(track, status, self._wanted)
