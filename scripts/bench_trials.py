@@ -25,6 +25,7 @@ TASKS, INSTANCES = 60, 4
 TIME_SCALE = 4
 # Wall seconds in which things go wrong, and clients that may go on after all of it.
 TROUBLE_S, MOST_CLIENTS = 12.0, 8
+NO_SUCH_JOB = 3  # an exit code of pmr
 PROGRAM = (
     'printf "%s %s %s\\n" "$PMR_TASK_ID" "$PMR_TASK_ATTEMPT" '
     '"$(printf %s "$PMR_TASK_ID" | sha256sum)"; exec sleep "0.$((PMR_TASK_ID % 9 + 1))"'
@@ -73,8 +74,7 @@ class Trial:
         kinds += ["instance-terminate"] * (self.seed % 3 == 0)
         moments = sorted((rng.uniform(0.5, TROUBLE_S), kind) for kind in kinds)
         begun_s = time.monotonic()
-        words = ["map", "-n", self.name, "--array", f"0-{TASKS - 1}", "--retries", "4"]
-        client = self._client([*words, "-c", PROGRAM])
+        client = self._client(self._map())
         for at_s, kind in moments:
             threading.Event().wait(max(0.0, begun_s + at_s - time.monotonic()))
             if kind == "kill":
@@ -82,10 +82,16 @@ class Trial:
                 client = self._client(self._resume())
             else:
                 self._strike(kind, rng)
-        while client.ended() != 0 and self.clients < MOST_CLIENTS:
-            client = self._client(self._resume())
+        while (code := client.ended()) != 0 and self.clients < MOST_CLIENTS:
+            # A client that was killed before any instance had the job leaves nothing to go on with.
+            again = [*self._map(), "--job-id", self.job]
+            client = self._client(again if code == NO_SUCH_JOB else self._resume())
         self.own("local", "fault", "clear")
         self._judge(client)
+
+    def _map(self) -> list[str]:
+        words = ["map", "-n", self.name, "--array", f"0-{TASKS - 1}", "--retries", "4"]
+        return [*words, "-c", PROGRAM]
 
     def _resume(self) -> list[str]:
         self._snapshot()

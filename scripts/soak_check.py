@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from poormanray.ledger import REASONS
+
 # What can take a task's end with it. An agent that is away for a while cannot.
 LOSING = frozenset(
     {
@@ -238,6 +240,9 @@ def _suspended(job: Job, view: View, told: Told) -> list[str]:
 
 def _log(job: Job, view: View, told: Told) -> list[str]:
     if told.task not in view.logs or job.strikes(told.instance, {"disk-full"}):
+        return []
+    if told.reason == REASONS["mirrored"] and job.strikes(told.instance, ENDING):
+        # Another instance knows how it ended; its log is gone.
         return []
     due, got = job.texts[told.task], view.logs[told.task]
     due = due.replace("@", told.instance)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poormanray.jobs.moving import EVERY_S, Mover, Turns
+from poormanray.jobs.moving import EVERY_S, SILENT_S, Mover, Turns
 from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus, checksum, decode_keys, encode_keys
@@ -315,6 +315,24 @@ def test_a_job_that_goes_on_undoes_only_the_cancel_before_it() -> None:
     played.look()
     order = played.mover.order(2 * EVERY_S)
     assert order is None or not any(row.endswith(" resume") for row in order.rows.values())
+
+
+def test_who_owes_an_answer_for_long_has_no_part_in_moves() -> None:
+    played = world([list(range(30)), [], []], fails=frozenset())
+    played.look()
+    silent = played.mover.tracks["i-1"]
+    silent.looking = True
+    played.now_s = silent.heard_at_s + SILENT_S + 1
+    for key in ("i-0", "i-2"):
+        played.mover.tracks[key].heard_at_s = played.now_s
+    order = played.mover.order(played.now_s)
+    assert order is not None
+    assert set(order.rows) == {"i-0"}
+    assert order.rows["i-0"].split()[2].startswith("2:")
+    silent.heard_at_s = played.now_s
+    order = played.mover.order(played.now_s + EVERY_S)
+    assert order is not None
+    assert ",1:" in order.rows["i-0"] or order.rows["i-0"].split()[2].startswith("1:")
 
 
 def ended(status: TaskStatus) -> bool:

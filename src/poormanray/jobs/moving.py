@@ -29,6 +29,8 @@ BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
 PRIOR_TASKS = 3
 # What an instance counts as, in slots, all of whose slots are held back.
 HELD_SLOT = 0.1
+# Who has owed an answer for so long, beyond the longest window, has no part in moves.
+SILENT_S = 60.0
 # A look comes so long before an instance has nothing to do.
 AHEAD_S = 5.0
 
@@ -166,6 +168,7 @@ class Mover:
         rows = {
             key: queue_row(self.tracks[key], adopts.get(key), gives.get(key, {}), self._undoes(key))
             for key in {**adopts, **gives}
+            if not self._silent(self.tracks[key], now_s)
         }
         if not rows:
             return None
@@ -247,7 +250,11 @@ class Mover:
         )
 
     def _balanced(self, now_s: float) -> dict[str, dict[int, list[Key]]]:
-        tracks = [one for one in self.tracks.values() if not one.gone and one.looked]
+        tracks = [
+            one
+            for one in self.tracks.values()
+            if not one.gone and one.looked and not self._silent(one, now_s)
+        ]
         gives: dict[str, dict[int, list[Key]]] = {}
         taken: dict[str, int] = {}
         for move in moves([self._load(one, now_s) for one in tracks], HORIZON_S):
@@ -275,6 +282,10 @@ class Mover:
         """Say whether an instance that EC2 takes back has tasks: those cannot wait any longer."""
         return any(one.log.interrupted and one.log.open for one in self._working())
 
+    def _silent(self, track: Track, now_s: float) -> bool:
+        """Say whether an instance owes an answer for long: an order with it would hold up all."""
+        return track.looking and now_s - track.heard_at_s > SILENT_S
+
     def _able(self) -> bool:
         return not self.stopped and bool(self._working())
 
@@ -293,7 +304,11 @@ class Mover:
         return instance_id in self.undo
 
     def _freest(self, now_s: float, but: set[str]) -> Track | None:
-        others = [one for one in self._working() if one.host.instance_id not in but]
+        others = [
+            one
+            for one in self._working()
+            if one.host.instance_id not in but and not self._silent(one, now_s)
+        ]
         loads = [(self._load(one, now_s), one) for one in others]
         able = [pair for pair in loads if pair[0].rate]
         if not able:
