@@ -13,6 +13,7 @@ from poormanray.envelope import Answer, Chunk
 from poormanray.errors import ExitCode
 from poormanray.jobs.cadence import SILENCE_S
 from poormanray.jobs.follow import MOST_FAILURES, Follower
+from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.patience import LONG_READ_S
 from poormanray.jobs.track import (
@@ -499,3 +500,22 @@ def test_a_backlog_that_grows_is_told_each_time_it_doubles() -> None:
     assert len(told) > 1
     assert all(after.seconds > 2 * before.seconds for before, after in pairwise(told))
     assert told[0].seconds > LONG_READ_S
+
+
+@pytest.mark.parametrize("why", ["refused by SSM", "no answer in time"])
+def test_who_is_gone_is_noticed_when_an_order_for_it_comes_to_nothing(why: str) -> None:
+    # Its own task has ended, so that nobody looks at it; then it is to adopt a lost one's.
+    guests = {"i-0": Guest(silent_from=1)}
+    for number, key in enumerate(("i-1", "i-2"), start=1):
+        reply = Reply(key, None, why, delivered=False)
+        guests[key] = Guest(
+            begun(number) + done(number),
+            always=lambda row, gone=reply: gone if len(row.split()) == 3 else None,  # type: ignore[misc]
+        )
+    cloud = Cloud(guests)
+    follower, _ = follow(
+        cloud, state=InstanceState.TERMINATED, started=True, wanted=Wanted(), turns=Turns()
+    )
+    assert [track.problem for track in follower.tracks.values()] == [
+        f"i-{number} is terminated (why)" for number in range(3)
+    ]

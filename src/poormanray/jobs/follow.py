@@ -29,6 +29,7 @@ from poormanray.jobs.reading import begin_reading, receive_logs
 from poormanray.jobs.release import holds_back, release_order
 from poormanray.jobs.track import (
     REFUSALS,
+    RETRY_PAUSE_S,
     Happening,
     HostProblem,
     Joined,
@@ -177,16 +178,18 @@ class Follower:
         if any(kind == "queue" for _, kind, _ in self._flights):
             return
         if self._wanted.live and holds_back(self.tracks.values()):
-            self._order(release_order(self.job_id, self.tracks.values()))
+            yield from self._order(release_order(self.job_id, self.tracks.values()))
         elif self.mover is not None:
             yield from self.mover.notice_lost()
-            self._order(self.mover.order(now_s))
+            yield from self._order(self.mover.order(now_s))
 
-    def _order(self, order: Order | None) -> None:
+    def _order(self, order: Order | None) -> Iterator[Happening]:
         if order:
             sent = self._remote.send(order, list(order.rows))
             self._flights += [(flight, "queue", {}) for flight in sent.flights]
             self._hush(bool(sent.postponed))
+            for reply in sent.refused:
+                yield from self._take_moved(reply)
 
     def _fitting_cadence(self) -> Cadence:
         followed = sum(not self._over(track) for track in self.tracks.values())
@@ -324,6 +327,11 @@ class Follower:
     def _take_moved(self, reply: Reply) -> Iterator[Happening]:
         # What did not move is planned again, from what the ledgers say.
         if reply.answer is None:
+            # Whose tasks have all ended is not looked at: only so it is noticed that it is gone.
+            track = self.tracks[reply.instance_id]
+            yield from self._failed(track, reply, "queue", [])
+            if self.mover:
+                self.mover.wait(self._clock.now_s() + RETRY_PAUSE_S * track.failures)
             return
         # A job that was cancelled does not go on: nobody has to wait for that.
         self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts

@@ -103,6 +103,10 @@ class Mover:
         """Move nothing any more: the job has been cancelled."""
         self.stopped = True
 
+    def wait(self, until_s: float) -> None:
+        """Move nothing before that time: an order has come to nothing."""
+        self.next_s = max(self.next_s, until_s)
+
     # --- what happens --------------------------------------------------------------------------
 
     def note(self, track: Track, status: TaskStatus, now_s: float) -> Again | None:

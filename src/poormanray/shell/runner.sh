@@ -216,6 +216,8 @@ run_task() { # task attempt
     local key=$1.$2 limit='' code why=exit
     now
     if ! prepare "$key" 2>>"$JOB_DIR/errors"; then
+        # Whoever ended it meanwhile counts for more.
+        [[ ! -L $JOB_DIR/why/$key ]] || FAULT=$(readlink "$JOB_DIR/why/$key")
         event E "$NOW" "$1" "$2" - "$FAULT" "$NOW" "$SLOT"
         return
     fi
