@@ -174,7 +174,7 @@ def test_spot_requests_stops_and_reclaims(ec2: Client, image: Image, strict: Pmr
     assert asked()["Type"] == "one-time"
     assert code_of(lambda: ec2.stop_instances(InstanceIds=once)) == "UnsupportedOperation"
     until(lambda: not code_of(lambda: ec2.stop_instances(InstanceIds=kept)))
-    strict("local", "fault", "add", "instance-reclaim", "--instance", once[0], "--seconds", "0.5")
+    strict("local", "fault", "add", "instance-reclaim", "--instance", once[0], "--seconds", "3")
     assert asked()["Status"]["Code"] == "marked-for-termination"
     until(lambda: asked()["State"] == "closed")
     reason = shown(ec2, InstanceIds=once)[0]["StateReason"]["Code"]
