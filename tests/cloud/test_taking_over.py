@@ -68,7 +68,7 @@ def test_an_instance_that_comes_later_takes_part(quick: Pmr, tmp_path: Path) -> 
     assert joined["name"] == "grows-0001"
     done = summary(told)
     places = Counter(task["name"] for task in done["tasks"])
-    assert places["grows-0001"]
+    assert places["grows-0001"] > 3
     assert starts(told) == [(number, 1) for number in range(50)]
     # Whoever asks later knows the newcomer too, and what it ran.
     wrote = ran(quick, "grows", done["job"], tmp_path)
