@@ -15,7 +15,7 @@ import pytest
 from poormanray import shell
 from poormanray.envelope import Chunk
 from poormanray.ledger import TaskState, checksum, new_job_id
-from poormanray.manifest import decode_meta
+from poormanray.manifest import Job, decode_meta
 from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, small_disk
 
 __all__ = ["machine", "small_disk"]  # the fixtures
@@ -39,6 +39,12 @@ def said(script: str) -> str:
     text = "\n".join(part.read_text() for part in PARTS)
     words = ["bash", "-c", f"{text}\n{script}"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def runner_ends(machine: Machine, job: Job) -> None:
+    """Wait until no process has the lock of the job's runner: until then a second one gives way."""
+    lock = machine.ledger(job) / "runner.lock"
+    subprocess.run(["flock", "-w", "60", str(lock), "true"], check=True)
 
 
 def test_content_that_is_cut_short_starts_nothing(machine: Machine) -> None:
@@ -118,6 +124,7 @@ def test_a_log_whose_size_cannot_be_told_is_left_out(machine: Machine) -> None:
 @pytest.mark.parametrize("name", ["meta", "manifest"])
 def test_no_runner_goes_on_without_knowing_its_job(machine: Machine, name: str) -> None:
     machine.run(job := made("true"))
+    runner_ends(machine, job)
     ledger = machine.ledger(job)
     (ledger / name).unlink()
     words = ["bash", str(ledger / "library.sh"), "runner", job.job_id]
@@ -129,8 +136,8 @@ def test_no_runner_goes_on_without_knowing_its_job(machine: Machine, name: str) 
 
 def test_no_runner_goes_on_that_cannot_say_that_it_lives(small_disk: Machine) -> None:
     small_disk.run(job := made("true"))
+    runner_ends(small_disk, job)
     ledger = small_disk.ledger(job)
-    small_disk.until(job, lambda _: (ledger / "done").exists())
 
     def rerun() -> tuple[int, int]:
         (ledger / "done").unlink(missing_ok=True)
