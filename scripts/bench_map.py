@@ -16,7 +16,8 @@ from typing import Any
 from scripts.bench_scale import RATE, play
 from scripts.measuring import Cloud, Figure, cloud, cluster, timed
 
-SHORT_TASKS, SLOTS = 1000, 2
+SHORT_TASKS, SLOTS, TURNS = 1000, 2, 3
+OURS, PARALLEL, XARGS = "pmr map", "GNU parallel --joblog", "xargs -P2"
 TIMED_TASKS, INSTANCES, SEED = 400, 8, 1
 MANY, FLEET = 10_000, 50
 FAILING = 33  # one in so many of the tasks fails
@@ -37,32 +38,34 @@ def measure_map() -> Iterator[Figure]:
 
 
 def _overhead() -> Iterator[Figure]:
-    """Run many tasks that do nothing on one instance, and with the same number of slots here."""
+    """Run many tasks that do nothing on one instance, and with the same number of slots here.
+
+    Of each the best of some turns: what else the machine does only ever adds to it.
+    """
     what = f"{SHORT_TASKS} x true, {SLOTS} slots"
-    peers: dict[str, float] = {}
+    best: dict[str, float] = {}
     numbers = "\n".join(map(str, range(SHORT_TASKS)))
+    array = f"0-{SHORT_TASKS - 1}"
     with cloud() as own, cluster(own, "short", 1) as name:
         joblog = own.folder / "joblog"
-        commands = {
-            "GNU parallel --joblog": ["parallel", "-j2", "--joblog", str(joblog), "true"],
-            "xargs -P2": ["xargs", "-P2", "-n1", "true"],
+        peers = {
+            PARALLEL: ["parallel", "-j2", "--joblog", str(joblog), "true"],
+            XARGS: ["xargs", "-P2", "-n1", "true"],
         }
-        for peer, words in commands.items():
-            if shutil.which(words[0]):
-                took: list[float] = []
-                with timed(took):
+        for _ in range(TURNS):
+            told = _mapped(own, name, "--slots", str(SLOTS), "--array", array, "--", "true")
+            took = {OURS: _makespan_s(told["tasks"])}
+            for peer, words in peers.items():
+                if shutil.which(words[0]):
+                    began_s = time.monotonic()
                     subprocess.run(words, input=numbers, text=True, check=True, cwd=own.folder)
-                peers[peer] = took[0]
-        array = f"0-{SHORT_TASKS - 1}"
-        told = _mapped(own, name, "--slots", str(SLOTS), "--array", array, "--", "true")
-        ours = _makespan_s(told["tasks"])
-    for peer, seconds in peers.items():
-        yield Figure(f"{what}, {peer}", seconds, "s")
-    yield Figure(f"{what}, pmr map", ours, "s", None, "from the first start to the last end")
-    if parallel := peers.get("GNU parallel --joblog"):
-        yield Figure(f"{what}, by GNU parallel", ours / parallel, "x", 1.0)
-    if xargs := peers.get("xargs -P2"):
-        yield Figure(f"{what}, by xargs", ours / xargs, "x", 6.0)
+                    took[peer] = time.monotonic() - began_s
+            best = {each: min(seconds, best.get(each, seconds)) for each, seconds in took.items()}
+    for each, seconds in best.items():
+        yield Figure(f"{what}, {each}", seconds, "s", None, f"the best of {TURNS}")
+    for peer, limit in ((PARALLEL, 1.0), (XARGS, 6.0)):
+        if peer in best:
+            yield Figure(f"{what}, by {peer.split(' -')[0]}", best[OURS] / best[peer], "x", limit)
 
 
 def _mapped(own: Cloud, name: str, *words: str | Path, check: bool = True) -> dict[str, Any]:

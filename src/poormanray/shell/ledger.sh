@@ -36,11 +36,16 @@ boot_id() { # sets BOOT
 
 fields_of() { # pid; sets FIELDS to what /proc/<pid>/stat says after the command's name
     local stat=
-    FIELDS=()
-    # Whoever runs a program chooses that name: it may hold brackets, spaces and newlines.
-    { IFS= read -r -d '' stat </proc/"$1"/stat || [[ -n $stat ]]; } 2>/dev/null || return 1
+    { IFS= read -r stat </proc/"$1"/stat || [[ -n $stat ]]; } 2>/dev/null || { FIELDS=() && return 1; }
     # shellcheck disable=SC2206 # splitting into fields is meant
     FIELDS=(${stat##*) })
+    if ((${#FIELDS[@]} < 20)); then
+        # Whoever runs a program chooses that name: it may hold brackets, spaces and newlines. To
+        # look for its end past newlines, bash reads byte by byte.
+        { IFS= read -r -d '' stat </proc/"$1"/stat || [[ -n $stat ]]; } 2>/dev/null
+        # shellcheck disable=SC2206
+        FIELDS=(${stat##*) })
+    fi
     ((${#FIELDS[@]} > 19)) && [[ ${FIELDS[0]} != Z ]]
 }
 
@@ -154,10 +159,10 @@ carries() { # pid NAME=value; true when the process was started with that variab
     return 1
 }
 
-session_of() { # pid; sets SESSION, as /proc/<pid>/stat tells it to everybody
-    SESSION=
+group_of() { # pid; sets GROUP, its process group, as /proc/<pid>/stat tells it to everybody
+    GROUP=
     fields_of "$1" || return 1
-    SESSION=${FIELDS[3]}
+    GROUP=${FIELDS[2]}
 }
 
 processes_of() { # task.attempt or "" for the whole job; sets PIDS
@@ -168,10 +173,10 @@ processes_of() { # task.attempt or "" for the whole job; sets PIDS
     for proc in /proc/[0-9]*; do
         pid=${proc#/proc/}
         [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 ]] && continue
-        session_of "$pid" || continue
-        if [[ $SESSION == "$leader" || $pid == "$leader" ]] ||
+        group_of "$pid" || continue
+        if [[ $GROUP == "$leader" || $pid == "$leader" ]] ||
             { carries "$pid" "$mark" && carries "$pid" "PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}"; }; then
-            [[ -n $SESSION ]] && PIDS+=("$pid")
+            [[ -n $GROUP ]] && PIDS+=("$pid")
         elif [[ -n $key ]]; then
             # A daemon that dropped its environment still stands in the folder or holds the log.
             log=$JOB_DIR/logs/$key work=$PMR_ROOT/work/$JOB/$key

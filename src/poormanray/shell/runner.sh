@@ -152,8 +152,9 @@ task_environment() { # task attempt; what a task sees, on top of a clean environ
     esac
     [[ -z $META_compat ]] || names_of_others "$1" "$2"
     unset AWS_SSM_INSTANCE_ID
-    # Of no more use here: this shell takes bytes as they are, and a task shall not have to.
-    unset LC_ALL
+    # This shell takes bytes as they are, and a task shall not have to. Without a value, LC_ALL would
+    # have this shell load a locale that it has no use for.
+    export -n LC_ALL
     export LANG=C.UTF-8
 }
 
@@ -164,7 +165,7 @@ load_environment() { # sets AS_TASK: the words that start a task's program, outs
     done <"$JOB_DIR/env" || return
     # The user's names may be this shell's own, or ones that no shell can set (UID): `env` sets them.
     ((${#entries[@]} == 0)) || entries=(env ${entries[@]+"${entries[@]}"})
-    AS_TASK=(setsid ${SWITCH[@]+"${SWITCH[@]}"} ${entries[@]+"${entries[@]}"})
+    AS_TASK=(${SWITCH[@]+"${SWITCH[@]}"} ${entries[@]+"${entries[@]}"})
 }
 
 names_of_others() { # task attempt; what scripts written for another scheduler look for
@@ -209,11 +210,11 @@ become_task() { # task attempt; never returns
     umask 022
     # What has a "=" in it would be a variable.
     [[ $SCRIPT != *=* ]] || SCRIPT=../../../jobs/$JOB/scripts/${SCRIPT##*/}
-    exec "${AS_TASK[@]}" "$SCRIPT"
+    exec ${AS_TASK[@]+"${AS_TASK[@]}"} "$SCRIPT"
 }
 
 run_task() { # task attempt
-    local key=$1.$2 limit='' code why=exit
+    local key=$1.$2 limit='' code pid why=exit
     now
     if ! prepare "$key" 2>>"$JOB_DIR/errors"; then
         # Whoever ended it meanwhile counts for more.
@@ -226,8 +227,13 @@ run_task() { # task attempt
         time_limit "$key" &
         limit=$!
     fi
-    # In the foreground: bash 4.2 lets what runs in the background ignore SIGINT and SIGQUIT.
-    { (become_task "$1" "$2"); } 2>/dev/null
+    # With job control on, it gets a process group of its own, and does not ignore SIGINT and SIGQUIT.
+    # With job control on, `wait` would take one that is only stopped for one that has ended.
+    set -m
+    (become_task "$1" "$2") &
+    pid=$!
+    set +m
+    wait "$pid" 2>/dev/null
     code=$?
     if [[ -L $JOB_DIR/why/$key ]]; then
         # Whoever ends a task goes on until nothing of it is left; its end is not before that.

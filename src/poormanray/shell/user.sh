@@ -34,7 +34,7 @@ run_user() { # sets USER_NAME, USER_HOME, USER_SHELL and the words that switch t
         # Asked for once: each task would ask the machine's directory of users again.
         groups=$(patiently id -G -- "$USER_NAME") || USER_FAULT=unstartable
         # It looks nothing up, as setpriv does for every task; coreutils before 8.23 cannot do it.
-        SWITCH=(chroot "--userspec=+$UID_OF:+$GID_OF" "--groups=+${groups// /,+}" --skip-chdir /)
+        SWITCH=("$(type -P chroot)" "--userspec=+$UID_OF:+$GID_OF" "--groups=+${groups// /,+}" --skip-chdir /)
         ${SWITCH[@]+"${SWITCH[@]}"} true 2>/dev/null ||
             SWITCH=(setpriv --reuid "$UID_OF" --regid "$GID_OF" --groups "${groups// /,}" --)
         # Where nobody can become that user, no task may be told of its exit code.

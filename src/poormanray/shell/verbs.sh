@@ -158,9 +158,10 @@ launch() { # starts the runner unless it was started before; the caller holds th
         ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"}
         ${PMR_IMDS+"PMR_IMDS=$PMR_IMDS"} ${PMR_PROC+"PMR_PROC=$PMR_PROC"})
     local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
+    # Out of screen's session: its end would be the end of all, and tasks could ask its terminal.
     if command -v screen >/dev/null &&
         (cd / && let_go && ${scope[@]+"${scope[@]}"} screen -dmS "$session" \
-            "${clean[@]}" PMR_DETACHED=screen "${run[@]}") </dev/null 2>/dev/null; then
+            "${clean[@]}" PMR_DETACHED=screen sh -c 'setsid "$@"; exit' - "${run[@]}") </dev/null 2>/dev/null; then
         :
     else
         (cd / && let_go && ${scope[@]+"${scope[@]}"} setsid -f \
