@@ -187,16 +187,18 @@ def _rule_values(rules: Rules) -> dict[str, str]:
 def encode_sections(job: Job) -> list[tuple[str, bytes]]:
     """Return the named parts of a job's bundle, in the order in which an instance unpacks them."""
     content = bytearray()
-    lines: list[str] = []
+    # The queues first: an instance looks for its own before it has use for anything else.
+    lines = [
+        line
+        for host in job.hosts
+        for line in (_host_line(host), f"Q {host.instance_id} {encode_ids(host.tasks)}")
+    ]
     for number, script in enumerate(job.scripts):
         lines.append(f"S {number} {len(content)} {len(script)} {script_digest(script)}")
         content += script
     for item in job.helper_files:
         lines.append(f"F {len(content)} {len(item.data)} {item.mode:o} {_b64(item.path)}")
         content += item.data
-    for host in job.hosts:
-        lines.append(_host_line(host))
-        lines.append(f"Q {host.instance_id} {encode_ids(host.tasks)}")
     lines += _task_lines(job.tasks)
     env = "".join(f"{key}={value}\0" for key, value in job.env.items())
     return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -332,20 +333,35 @@ class Remote:
         for _, reply in self.ask_all([(order, instance_ids)]):
             yield reply
 
-    def ask_all(self, orders: Sequence[tuple[Order, Sequence[str]]]) -> Iterator[tuple[int, Reply]]:
-        """Send several orders side by side; yield each reply with the number of its order."""
-        under_way: list[tuple[int, Flight]] = []
-        for number, (order, instance_ids) in enumerate(orders):
-            sent = self._send_all(order, instance_ids)
-            for reply in sent.refused:
-                yield number, reply
-            under_way += [(number, flight) for flight in sent.flights]
-        while under_way:
-            number, flight = min(under_way, key=lambda each: each[1].next_poll_s)
+    def ask_all(
+        self, orders: Iterable[tuple[Order, Sequence[str]]], *, together: int = sys.maxsize
+    ) -> Iterator[tuple[int, Reply]]:
+        """Send several orders side by side; yield each reply with the number of its order.
+
+        At most `together` orders are under way at a time. The next one is taken from `orders` when
+        there is room for it, so that it may depend on the replies so far.
+        """
+        to_come = enumerate(orders)
+        under_way: dict[int, list[Flight]] = {}
+        more = True
+        while more or under_way:
+            while more and len(under_way) < together:
+                number, following = next(to_come, (0, None))
+                more = following is not None
+                if following:
+                    sent = self._send_all(*following)
+                    yield from ((number, reply) for reply in sent.refused)
+                    if sent.flights:
+                        under_way[number] = sent.flights
+            flights = [(each, number) for number in under_way for each in under_way[number]]
+            if not flights:
+                continue
+            flight, number = min(flights, key=lambda pair: pair[0].next_poll_s)
             self._clock.sleep(flight.next_poll_s - self._clock.now_s())
-            for reply in self.poll(flight, flights=len(under_way)):
-                yield number, reply
-            under_way = [each for each in under_way if each[1].waiting]
+            yield from ((number, reply) for reply in self.poll(flight, flights=len(flights)))
+            under_way[number] = [each for each in under_way[number] if each.waiting]
+            if not under_way[number]:
+                del under_way[number]
 
     def _send_all(self, order: Order, instance_ids: Sequence[str]) -> Sent:
         """Send an order, with pauses while AWS throttles; who is left after them is refused."""

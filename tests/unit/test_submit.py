@@ -42,16 +42,16 @@ def test_what_fits_into_the_start_goes_with_it(bucket: bool) -> None:
 
 def test_without_a_bucket_the_time_is_told_and_a_long_one_with_the_advice() -> None:
     short = pack(job(300_000))
-    assert way_words(short, "") == "10 sends of content first, about 8 s"
+    assert way_words(short, "") == "10 sends of content first, about 9 s"
     assert bucket_advice(short) == ""
     long = pack(job(3_000_000))
-    assert way_words(long, "") == "91 sends of content first, about 1 min 02 s"
+    assert way_words(long, "") == "91 sends of content first, about 1 min 09 s"
     assert "--bucket NAME" in bucket_advice(long)
     assert way_row(long) == {
         "bytes": len(long.data),
         "transport": "parts",
         "parts": 91,
-        "seconds": 62.0,
+        "seconds": 69.0,
     }
 
 
@@ -73,11 +73,11 @@ def test_with_a_bucket_the_start_carries_an_address_and_stays_small() -> None:
 
 def test_the_estimate_knows_that_polls_share_their_pace() -> None:
     assert sending_s(0, 50) == 0
-    assert sending_s(1, 50) == sending_s(3, 50) == 2.0
-    assert sending_s(4, 50) == 4.0
-    # 30 commands at a time, 2.5 of which are looked at in a second.
-    assert sending_s(3, 500) == 12.0
-    assert sending_s(6, 3, round_trip_s=5.0) == 10.0
+    assert sending_s(1, 50) == sending_s(4, 50) == 3.0
+    assert sending_s(5, 50) == 6.0
+    # 40 commands at a time, 2.5 of which are looked at in a second.
+    assert sending_s(4, 500) == 16.0
+    assert sending_s(8, 3, round_trip_s=5.0) == 10.0
 
 
 def test_what_is_too_large_for_parts_needs_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:

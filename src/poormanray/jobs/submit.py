@@ -8,7 +8,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from poormanray.errors import NotReached, UsageProblem
@@ -16,19 +16,19 @@ from poormanray.jobs.fleet import Fleet
 from poormanray.ledger import new_job_id
 from poormanray.manifest import HelperFile, Host, Job, Rules, Task, encode_sections
 from poormanray.model import Instance
-from poormanray.remote import CHUNK, POLLS_PER_S, Order
+from poormanray.remote import CHUNK, POLLS_PER_S, Order, Reply
 from poormanray.schedule import slot_caps, spread
 from poormanray.shell import SEND_LIMIT_CHARS, Bundle, Call, render
 
 # Bytes of a part that one send carries beside the shell library, base64-encoded.
 PART_BYTES = 33_000
-PARTS_TOGETHER = 3
+PARTS_TOGETHER = 4
 MOST_TRIES = 3
 # What a job may come to, compressed, without a bucket: more than this is hours of sends.
 MOST_BUNDLE_BYTES = 64 << 20
-# From a send to its answer: half a second to deliver, and the first poll. Measured while parts
-# are sent; what is told before that is this, and more where polls have to share their pace.
-ROUND_TRIP_S = 2.0
+# From a send to the poll that finds its last answer. What is told while parts are sent is measured;
+# what is told before that is this, and more where polls have to share their pace.
+ROUND_TRIP_S = 3.0
 # How fast an instance fetches at worst, for the time that it gets; and how long it may take to
 # find that there is no way to the bucket (curl's timeouts in shell/verbs.sh), to say so itself.
 SLOWEST_BYTES_PER_S = 1 << 20
@@ -190,50 +190,46 @@ def upload(
     """
     ids = [host.instance_id for host in parcel.job.hosts] if only is None else list(only)
     problems: dict[str, str] = {}
-    for at in range(0, len(parcel.parts), PARTS_TOGETHER):
-        numbers = list(range(at, min(at + PARTS_TOGETHER, len(parcel.parts))))
-        todo = {number: [key for key in ids if key not in problems] for number in numbers}
-        for _ in range(MOST_TRIES):
-            todo = _put(fleet, parcel, todo, problems, deliver_timeout_s)
-            if not todo:
-                break
-        for missing in todo.values():
-            for key in missing:
-                problems.setdefault(key, "the job's parts did not arrive")
-        on_part(numbers[-1] + 1, len(parcel.parts))
+    missing = {number: set(ids) for number in range(len(parcel.parts))}
+    for _ in range(MOST_TRIES):
+        for number, reply in _put(fleet, parcel, missing, problems, deliver_timeout_s):
+            if reply.answer is not None and "stored" in reply.answer.facts:
+                missing[number].discard(reply.instance_id)
+                if not missing[number] - problems.keys():
+                    done = sum(not left - problems.keys() for left in missing.values())
+                    on_part(done, len(missing))
+            elif not reply.delivered:
+                problems.setdefault(reply.instance_id, reply.problem)
+        missing = {number: left - problems.keys() for number, left in missing.items()}
+    for left in missing.values():
+        for key in left:
+            problems.setdefault(key, "the job's parts did not arrive")
     return problems
 
 
 def _put(
     fleet: Fleet,
     parcel: Parcel,
-    todo: Mapping[int, list[str]],
-    problems: dict[str, str],
+    missing: Mapping[int, set[str]],
+    problems: Mapping[str, str],
     deliver_timeout_s: int,
-) -> dict[int, list[str]]:
-    """Send some parts side by side; return what is still missing where."""
-    orders = [
-        (
-            Order(
-                Call("put", (parcel.job.job_id, str(number)), 0, bundle=parcel.parts[number]),
-                {},
-                comment=f"pmr put {parcel.job.job_id} {number}",
-                deliver_timeout_s=deliver_timeout_s,
-            ),
-            ids,
-        )
-        for number, ids in todo.items()
-        if ids
-    ]
-    numbers = [number for number, ids in todo.items() if ids]
-    missing: dict[int, list[str]] = {}
-    for index, reply in fleet.remote.ask_all(orders):
-        if reply.answer is not None and "stored" in reply.answer.facts:
-            continue
-        missing.setdefault(numbers[index], []).append(reply.instance_id)
-        if not reply.delivered:
-            problems.setdefault(reply.instance_id, reply.problem)
-    return {number: [key for key in ids if key not in problems] for number, ids in missing.items()}
+) -> Iterator[tuple[int, Reply]]:
+    """Send each part to those that miss it, and yield the replies with the part's number.
+
+    Nothing goes to an instance any more once it has a problem.
+    """
+    numbers: list[int] = []
+
+    def orders() -> Iterator[tuple[Order, list[str]]]:
+        for number, left in missing.items():
+            call = Call("put", (parcel.job.job_id, str(number)), 0, bundle=parcel.parts[number])
+            comment = f"pmr put {parcel.job.job_id} {number}"
+            if ids := sorted(left - problems.keys()):
+                numbers.append(number)
+                yield Order(call, {}, comment=comment, deliver_timeout_s=deliver_timeout_s), ids
+
+    for at, reply in fleet.remote.ask_all(orders(), together=PARTS_TOGETHER):
+        yield numbers[at], reply
 
 
 def without(job: Job, problems: Mapping[str, str]) -> Job:

@@ -47,11 +47,26 @@ cut_out() { # offset size; that part of the job's content on stdout
     dd if="$JOB_DIR/content" bs=64k iflag=skip_bytes,count_bytes skip="$1" count="$2" 2>/dev/null
 }
 
-script_file() { # number; an executable file with its bytes
-    local file=$JOB_DIR/scripts/$1
-    [[ -x $file ]] && return
-    cut_out "${SCRIPT_AT[$1]}" "${SCRIPT_SIZE[$1]}" >"$file.$BASHPID" &&
-        chmod 755 "$file.$BASHPID" && mv -f "$file.$BASHPID" "$file"
+script_files() { # task.attempt...; the script of each is an executable file with its bytes
+    local new=$JOB_DIR/scripts/.new.$BASHPID status
+    new_scripts "$new" "$@"
+    status=$?
+    # What is half there is never moved to where a task looks for it.
+    [[ ! -d $new ]] || rm -rf "$new"
+    return "$status"
+}
+
+new_scripts() { # folder task.attempt...
+    local key number new=$1
+    shift
+    for key; do
+        know "${key%.*}"
+        number=${SCRIPT_OF[${key%.*}]}
+        [[ -x $JOB_DIR/scripts/$number || -e $new/$number ]] && continue
+        [[ -d $new ]] || mkdir "$new" || return
+        cut_out "${SCRIPT_AT[number]}" "${SCRIPT_SIZE[number]}" >"$new/$number" || return
+    done
+    [[ ! -d $new ]] || { chmod 755 "$new"/* && mv -f -t "$JOB_DIR/scripts" -- "$new"/*; }
 }
 
 place_files() { # work folder; the job's helper files, each under its own path
@@ -78,10 +93,9 @@ places() { # task.attempt...; their scripts, folders and logs, with few processe
 fill_places() { # folder task.attempt...
     local key new=$1
     shift
-    (cd "$new" && exec mkdir -- "$@" "${@/%/.out}") || return
+    script_files "$@" && (cd "$new" && exec mkdir -- "$@" "${@/%/.out}") || return
     for key; do
-        know "${key%.*}"
-        script_file "${SCRIPT_OF[${key%.*}]}" && : >"$JOB_DIR/logs/$key" || return
+        : >"$JOB_DIR/logs/$key" || return
         ((${#FILES[@]} == 0)) || place_files "$new/$key" || return
     done
     [[ -z ${USER_IDS-} ]] || {
@@ -92,7 +106,7 @@ fill_places() { # folder task.attempt...
 }
 
 forget_places() { # what was placed before a power loss may be torn: nobody waited until it was on disk
-    local task attempt placed_in='' torn=("$JOB_DIR"/scripts/*) at
+    local task attempt placed_in='' torn=("$JOB_DIR"/scripts/{,.new.}*) at
     if [[ -e $JOB_DIR/placed-in ]]; then
         read -r placed_in <"$JOB_DIR/placed-in"
         [[ $placed_in != "$BOOT" ]] || return 0

@@ -87,6 +87,8 @@ unpack() { # into a folder of its own; the commit is one rename
 my_queue() { # manifest; "task attempt" for every id that is ours
     local kind id ids IDS
     while read -r kind id ids; do
+        # There may be many lines of tasks after those of the queues.
+        [[ $kind == [HQ] ]] || break
         [[ $kind == Q && $id == "${AWS_SSM_INSTANCE_ID-}" ]] || continue
         ids_of "$ids"
         ((${#IDS[@]} == 0)) || printf '%s 1\n' ${IDS[@]+"${IDS[@]}"} || return
