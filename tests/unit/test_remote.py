@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -164,3 +165,41 @@ def test_what_ssm_drops_as_too_many_is_sent_again_later(
     assert (len(ssm.sent), found.problem) == (sends, problem)
     # It is noticed after some seconds, and then AWS is left alone for a while.
     assert now[0] > (UNSEEN_S + PAUSE_S / 2) * min(full, 12)
+
+
+def test_the_next_order_is_made_when_there_is_room_for_it_and_knows_the_replies() -> None:
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    under_way: dict[str, float] = {}
+    most = 0
+
+    class Timed(Ssm):
+        def send(self, **words: Any) -> str:  # noqa: ANN401 (kept as they are)
+            nonlocal most
+            self.sent.append(words)
+            command_id = f"c-{len(self.sent)}"
+            # The second is the slowest by far: it is not waited for.
+            under_way[command_id] = now[0] + (60.0 if len(self.sent) == 2 else 1.0)
+            most = max(most, len(under_way))
+            return command_id
+
+        def invocations(self, command_id: str) -> list[Invocation]:
+            over = now[0] >= under_way[command_id]
+            if over:
+                del under_way[command_id]
+            return [Invocation(ONE, *(OVER if over else RUNS), -1, "")]
+
+    seen: list[int] = []
+    known_at_order: list[list[int]] = []
+
+    def orders() -> Iterator[tuple[Order, list[str]]]:
+        for number in range(7):
+            known_at_order.append(list(seen))
+            # One that nobody is asked is no order that is waited for.
+            yield Order(Call("put", ("j",), 0), {}), [] if number == 3 else [ONE]
+
+    for number, _ in Remote(cast("Any", Timed([])), clock).ask_all(orders(), together=2):
+        seen.append(number)
+    assert seen == [0, 2, 4, 5, 6, 1]
+    assert most == 2
+    assert known_at_order == [[], [], [0], [0, 2], [0, 2], [0, 2, 4], [0, 2, 4, 5]]
