@@ -20,6 +20,7 @@ CLOCK = Clock()
 SETTINGS = {
     "instance_visible_s": 0.8,
     "tags_visible_s": 1.6,
+    "terminated_shown_s": 3,
     "capacity": 6,
     "ssm_rate": 5,
     "ec2_throttle": 1,
@@ -393,6 +394,19 @@ def test_a_protected_instance_is_not_terminated(ec2: Client, image: Image) -> No
     assert code_of(lambda: ec2.terminate_instances(InstanceIds=ids)) == "OperationNotPermitted"
     ec2.modify_instance_attribute(InstanceId=ids[0], DisableApiTermination={"Value": False})
     end(ec2, ids)
+
+
+def test_a_terminated_instance_is_shown_for_a_while_and_then_unknown(
+    ec2: Client, image: Image
+) -> None:
+    ids = launch(ec2, image)
+    until(lambda: not code_of(lambda: ec2.terminate_instances(InstanceIds=ids)))
+    until(lambda: shown(ec2, InstanceIds=ids)[0]["State"]["Name"] == "terminated")
+    until(lambda: code_of(lambda: ec2.describe_instances(InstanceIds=ids)))
+    refused = "InvalidInstanceID.NotFound"
+    assert code_of(lambda: ec2.describe_instances(InstanceIds=ids)) == refused
+    assert code_of(lambda: ec2.terminate_instances(InstanceIds=ids)) == refused
+    assert ids[0] not in [one["InstanceId"] for one in shown(ec2)]
 
 
 def test_only_running_ones_have_a_status(ec2: Client, image: Image) -> None:

@@ -225,8 +225,19 @@ class Instances:
                 instance = self._find(instance_id)
                 if instance is not None and self._states.get(instance_id) == before:
                     self._set(instance, after)
+                    if after == "terminated":
+                        shown_s = self._settings.terminated_shown_s
+                        self._timers.after(shown_s, lambda: self._forget(instance_id))
 
         self._timers.after(delay_s, settle)
+
+    def _forget(self, instance_id: str) -> None:
+        """Let a terminated instance be unknown to every call."""
+        with self._moto.lock:
+            del self._states[instance_id]
+            for reservation in self._moto.ec2(self._regions.pop(instance_id)).reservations.values():
+                kept = [one for one in reservation.instances if one.id != instance_id]
+                reservation.instances[:] = kept
 
     def _set(self, instance: MotoInstance, state: str) -> None:
         self._states[instance.id] = state

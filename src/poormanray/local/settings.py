@@ -33,6 +33,7 @@ class Settings:
     pending_s: float = 0.5
     stopping_s: float = 0.5
     shutting_down_s: float = 0.5
+    terminated_shown_s: float = 3600.0  # from the end of an instance until no call knows it
     reclaim_notice_s: float = 120.0  # from the notice to a spot instance until its end
     instance_visible_s: float = 0.0  # from a launch until other calls know the instances
     tags_visible_s: float = 0.0  # from a launch until the tags are shown, and match filters
