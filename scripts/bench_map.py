@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from scripts.bench_ledger import spent
 from scripts.bench_scale import RATE, play
 from scripts.measuring import Cloud, Figure, cloud, cluster, timed
 
@@ -200,6 +201,11 @@ def _failing(own: Cloud, name: str, array: str) -> Iterator[Figure]:
     yield Figure(f"{MANY} tasks: retried wrongly", len(ran ^ expected), "", 0)
     bad = sum(task["state"] != "SUCCEEDED" for task in tasks)
     yield Figure(f"{MANY} tasks: not succeeded after the retry", bad, "", 0)
+    page, began_s = own.folder / "report.html", time.monotonic()
+    cpu_s, _ = spent(["report", told["job"], "-n", name, "-o", str(page)], own)
+    seconds, size = time.monotonic() - began_s, page.stat().st_size / 1024
+    note = f"{seconds:.1f} s with what the instances take to tell; {size:.0f} KiB"
+    yield Figure(f"{MANY} tasks: report", cpu_s, "s", 3, note)
 
 
 def _joblogs_agree(own: Cloud, name: str, job: str, failed: set[int]) -> Iterator[Figure]:
