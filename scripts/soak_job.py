@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.soak_check import UNASKED, Job, Ran, Struck, Told, View, judged
+from scripts.soak_check import GAP, UNASKED, Job, Ran, Struck, Told, View, judged
 from scripts.soak_cloud import Client, Cloud, pause
 from scripts.soak_faults import Weather
 from scripts.soak_plan import TIME_SCALE, Fault, JobPlan, Plan
@@ -398,6 +398,6 @@ def _logs(events: list[dict[str, Any]], tasks: tuple[Told, ...]) -> dict[int, st
             continue
         if event.get("event") == "output":
             found[event["task"]] = found.get(event["task"], "") + event.get("text", "\0")
-        elif event.get("event") == "gap":
-            found[event["task"]] = found.get(event["task"], "") + f"<gap: {event.get('why')}>"
+        elif event.get("event") == "output_gap":
+            found[event["task"]] = found.get(event["task"], "") + GAP
     return found

@@ -25,6 +25,7 @@ from poormanray.jobs.track import (
     Happening,
     HostProblem,
     Interrupted,
+    LogGap,
     LogText,
     Looked,
     TaskChanged,
@@ -330,6 +331,28 @@ def test_an_instance_that_is_gone_is_told_once_and_its_task_is_lost() -> None:
     found = outcomes(follower.tracks.values(), {})
     assert [one.state for one in found] == [TaskState.LOST, TaskState.SUCCEEDED]
     assert found[0].why == "i-0 is terminated (why)"
+
+
+def test_what_an_instance_takes_with_it_of_a_log_is_told_once() -> None:
+    # Task 0 has ended and its log has begun to come; that of task 1 has not; task 2 still runs.
+    events = begun(0) + done(0) + begun(1) + done(1) + begun(2)
+    logs = {"0.1": b"x" * 50_000, "1.1": b"y" * 50_000, "2.1": b"z"}
+    cloud = Cloud({"i-0": Guest(events, logs, silent_from=2)})
+    _, seen = follow(cloud, tasks=3, state=InstanceState.TERMINATED)
+    assert problems(seen) == ["i-0 is terminated (why)"]
+    got = len(text(seen, "0.1"))
+    assert 0 < got < 50_000
+    gaps = [(h.key, h.missing_bytes) for h in seen if isinstance(h, LogGap)]
+    assert gaps == [("0.1", 50_000 - got), ("1.1", 50_000)]
+
+
+def test_a_log_that_came_whole_has_no_gap_when_its_instance_ends() -> None:
+    events = begun(0) + done(0) + begun(1)
+    cloud = Cloud({"i-0": Guest(events, {"0.1": b"all\n", "1.1": b""}, silent_from=2)})
+    _, seen = follow(cloud, tasks=2, state=InstanceState.TERMINATED)
+    assert problems(seen) == ["i-0 is terminated (why)"]
+    assert text(seen, "0.1") == b"all\n"
+    assert not [h for h in seen if isinstance(h, LogGap)]
 
 
 def late_end(cloud: Cloud, guest: Guest, _row: str) -> None:

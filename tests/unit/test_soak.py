@@ -141,6 +141,15 @@ def test_a_wrong_log(got: str) -> None:
     assert "on is wrong" in wrong(view=replace(VIEW, logs={0: got, 1: ""}))
 
 
+def test_a_log_is_cut_short_only_where_its_instance_has_ended_and_so_it_is_told() -> None:
+    cut = replace(VIEW, logs={0: f"a{soak_check.GAP}", 1: ""})
+    assert "on is wrong" in wrong(view=cut)
+    gone = replace(JOB, struck=(Struck("instance-reclaim", ONE, 110.0),))
+    assert wrong(gone, cut) == ""
+    assert "on is wrong" in wrong(gone, replace(VIEW, logs={0: "a", 1: ""}))
+    assert "on is wrong" in wrong(gone, replace(VIEW, logs={0: f"b{soak_check.GAP}", 1: ""}))
+
+
 def test_on_another_instance() -> None:
     assert "it ran on" in wrong(view=replace(VIEW, tasks=(Told(0, TWO, "SUCCEEDED", 0), TOLD[1])))
 

@@ -213,12 +213,14 @@ class Watcher:
             self._line(*place, bytes(held))
         size = f"{readable_bytes(gap.missing_bytes)} of its output are missing: "
         told = (size if gap.missing_bytes else "") + gap.why
-        self.out.note(f"[{gap.host.name}] task {gap.key.partition('.')[0]}: {told}")
+        task, _, attempt = gap.key.partition(".")
+        self.out.note(f"[{gap.host.name}] task {task}: {told}")
         self.out.event(
             {
                 "event": "output_gap",
                 "instance": gap.host.instance_id,
-                "task": int(gap.key.partition(".")[0]),
+                "task": int(task),
+                "attempt": int(attempt),
                 "missing_bytes": gap.missing_bytes,
                 "why": gap.why,
             }

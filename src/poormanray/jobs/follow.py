@@ -25,7 +25,7 @@ from poormanray.jobs.mirror import Mirrors
 from poormanray.jobs.moving import Mover, Turns
 from poormanray.jobs.patience import Patience
 from poormanray.jobs.presence import Presence, States
-from poormanray.jobs.reading import begin_reading, receive_logs
+from poormanray.jobs.reading import begin_reading, receive_logs, unread
 from poormanray.jobs.release import holds_back, release_order
 from poormanray.jobs.track import (
     REFUSALS,
@@ -384,6 +384,7 @@ class Follower:
         if not track.problem:
             track.problem = why
             yield HostProblem(track.host, why)
+        yield from unread(track)
 
     def _check_silence(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()

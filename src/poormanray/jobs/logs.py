@@ -48,7 +48,8 @@ class LogCursor:
     """How far one log has been read.
 
     Up to `delivered` everything was handed on; up to `frontier` everything was received, is being
-    asked for (`asked` requests are under way) or waits in `todo`.
+    asked for (`asked` requests are under way) or waits in `todo`. `cut`: there will never be more,
+    and that has been told.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LogCursor:
     frontier: int = 0
     size: int = 0
     final: bool = False
+    cut: bool = False
     asked: int = 0
     todo: list[Piece] = field(default_factory=list)
     parts: dict[int, Chunk | Hole] = field(default_factory=dict)

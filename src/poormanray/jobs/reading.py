@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from poormanray.envelope import Answer, Chunk
 from poormanray.jobs.logs import LEAST_BYTES, LogCursor, Piece
 from poormanray.jobs.looks import reads_at_once
-from poormanray.jobs.track import Happening, Track, Wanted, log_happening
+from poormanray.jobs.track import Happening, LogGap, Track, Wanted, log_happening
 from poormanray.ledger import TaskStatus
+
+CUT = "its instance was gone before they were read"
+MAYBE_CUT = "its instance was gone before all of its output was read"
 
 
 def begin_reading(track: Track, status: TaskStatus, wanted: Wanted) -> None:
@@ -50,3 +53,13 @@ def receive_logs(
             track.cursors[piece.name].asked -= 1
     if raw > LEAST_BYTES:
         track.ratio = max(1.0, 0.95 * raw / answer.packed_bytes)
+
+
+def unread(track: Track) -> Iterator[LogGap]:
+    """Yield once what will never be read of tasks that have ended: nobody can be asked any more."""
+    for key, cursor in track.cursors.items() if track.gone else ():
+        status = track.by_key(key)
+        if status and status.state.ended and not (cursor.complete or cursor.cut):
+            cursor.cut = True
+            missing = max(0, cursor.size - cursor.delivered)
+            yield LogGap(track.host, key, missing, CUT if missing else MAYBE_CUT)
