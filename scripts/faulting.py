@@ -129,7 +129,7 @@ def stages() -> list[Stage]:
         _lost("instance reclaimed", TERMINATED, _fault("instance-reclaim", "--seconds", "4")),
         _lost("instance rebooted", "rebooted", _fault("instance-reboot"), DONE),
         _lost("runner killed", "runner", _fault("runner-kill"), unstarted),
-        _lost("screen killed", "runner", _fault("screen-kill"), unstarted),
+        _outlived("screen killed", _fault("screen-kill")),
         _outlived("agent restarted", _fault("agent-restart")),
         _outlived("agent stopped for a while", _fault("agent-stop", "--seconds", "20")),
         _outlived("agent cut off for a while", _fault("agent-cut-off", "--seconds", "20")),

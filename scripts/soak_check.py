@@ -17,7 +17,6 @@ LOSING = frozenset(
         "instance-reboot",
         "instance-reclaim",
         "runner-kill",
-        "screen-kill",
         "disk-full",
         "pause",
     }

@@ -137,16 +137,22 @@ def test_a_run_survives_what_a_bad_day_has(pmr: Pmr, order: Callable[..., Any]) 
     assert len(re.findall(r"\] 1 /\S*/starts$", ended.stdout, re.MULTILINE)) == 3
 
 
-def test_killed_runner_and_screen_are_told(pmr: Pmr, order: Callable[..., Any]) -> None:
+def test_a_killed_runner_is_told_and_a_killed_screen_outlived(
+    pmr: Pmr, order: Callable[..., Any]
+) -> None:
     one, two, three = sorted(hosts(pmr))
-    running = pmr.start("run", "-n", CLUSTER, "--", "sh", "-c", "echo on; exec sleep 60")
+    waits = "echo on; until [ -e /var/tmp/go ]; do sleep 0.2; done"
+    running = pmr.start("run", "-n", CLUSTER, "--", "sh", "-c", waits)
     with running:
         until(lambda: all(order("runner-kill", "--instance", one)["instances"].values()))
         until(lambda: all(order("screen-kill", "--instance", two)["instances"].values()))
         until(lambda: all(order("runner-kill", "--instance", three)["instances"].values()))
+        until(lambda: not any(order("screen-kill", "--instance", two)["instances"].values()))
+        pmr("run", "-n", CLUSTER, "-i", two, "--", "touch", "/var/tmp/go")
         said = running.communicate(timeout=60)
     assert running.returncode == 4, said
-    assert said[1].count(b"LOST") >= 3
+    summary = said[1].decode().splitlines()[-1]
+    assert ("1 SUCCEEDED" in summary, "2 LOST" in summary) == (True, True), said
 
 
 def test_frozen_and_thawed(pmr: Pmr, order: Callable[..., Any]) -> None:

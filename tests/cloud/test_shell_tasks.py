@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from poormanray.ledger import TaskState
-from tests.cloud.test_shell_ledger import Machine, environment_has, machine, made
+from tests.cloud.test_shell_ledger import Machine, machine, made
 
 __all__ = ["machine"]  # the fixture
 
@@ -16,6 +16,10 @@ __all__ = ["machine"]  # the fixture
 def state_of(pid: int) -> str:
     """Return the letter that /proc has for the state of a process."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def test_a_task_that_only_stops_has_not_ended(machine: Machine) -> None:
@@ -47,10 +51,8 @@ def test_the_end_of_screen_is_no_end_of_the_job(machine: Machine) -> None:
     job = made("until [ -e go ]; do sleep 0.05; done; exit 5")
     machine.start(job)
     assert machine.until(job, lambda log: bool(log.tasks)).detached_by == "screen"
-    mark = f"PMR_RUNNER={job.job_id}".encode()
-    runner = machine.runner(job)
-    above = int(Path(f"/proc/{runner}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    assert environment_has(Path(f"/proc/{above}"), mark)
+    above = parent_of(machine.runner(job))
+    assert "screen" in Path(f"/proc/{parent_of(above)}/comm").read_text().lower()
     subprocess.run(["screen", "-S", f"pmr-{job.job_id}", "-X", "quit"], check=True)
     machine.until(job, lambda _: not Path(f"/proc/{above}").exists() or state_of(above) == "Z")
     assert machine.look(job).facts["runner"] == "running"

@@ -63,8 +63,8 @@ def runners(pids: Iterable[int]) -> list[int]:
 
 def screens(pids: Iterable[int]) -> list[int]:
     """Return the screens that hold the job runners among processes."""
-    parents = {_of(pid, lambda one: one.ppid()) for pid in runners(pids)}
-    names = {pid: _of(pid, lambda one: one.name()) for pid in parents if pid}
+    above = (_of(pid, lambda one: one.parents()) or [] for pid in runners(pids))
+    names = {one.pid: _of(one.pid, lambda it: it.name()) for parents in above for one in parents}
     return sorted(pid for pid, name in names.items() if name and "screen" in name.lower())
 
 

@@ -162,8 +162,8 @@ launch() { # starts the runner unless it was started before; the caller holds th
     local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
     # Out of screen's session: its end would be the end of all, and tasks could ask its terminal.
     if command -v screen >/dev/null &&
-        (cd / && let_go && ${scope[@]+"${scope[@]}"} screen -dmS "$session" \
-            "${clean[@]}" PMR_DETACHED=screen sh -c 'setsid "$@"; exit' - "${run[@]}") </dev/null 2>/dev/null; then
+        (cd / && let_go && ${scope[@]+"${scope[@]}"} screen -dmS "$session" sh -c '"$@"; exit' - \
+            setsid "${clean[@]}" PMR_DETACHED=screen "${run[@]}") </dev/null 2>/dev/null; then
         :
     else
         (cd / && let_go && ${scope[@]+"${scope[@]}"} setsid -f \
