@@ -29,9 +29,11 @@ QUICK = {
 # All else that the user has set must not change what a test sees.
 KEPT_VARIABLES = ("PATH", "TMPDIR", "LANG", "LC_ALL", "USER", "LOGNAME")
 
+# Whatever a shell starts in the background ignores these, and so would all that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Whatever a shell starts in the background ignores it, and so would every client of a test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True, slots=True)

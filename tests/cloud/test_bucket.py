@@ -130,7 +130,7 @@ def test_a_bucket_that_is_not_there(pmr: Pmr, cluster: str, large: Path) -> None
 
 def test_a_dry_run_tells_the_way_and_the_time(pmr: Pmr, cluster: str, large: Path) -> None:
     words = ("map", "-n", cluster, "--dry-run", "--array", "0-5", "-c", "true", "--files", large)
-    assert "10 sends of content first, about 8 s" in pmr(*words).stdout
+    assert "10 sends of content first, about 9 s" in pmr(*words).stdout
     plan = pmr.with_env(PMR_BUCKET=BUCKET).json(*words)
     assert (plan["transport"], plan["parts"], plan["seconds"]) == ("bucket", 0, 0.0)
     small = pmr.json(*words[:-2], "--bucket", BUCKET)

@@ -12,12 +12,12 @@ import pytest
 from tests.cloud.conftest import ClientFactory, Pmr
 from tests.cloud.test_run import Words, events
 
-# Ends whatever the agent starts. None of that can answer before: a job finds the lock taken, and
-# whoever lists the ledgers reads from a pipe that nobody writes to.
+# Ends whatever the agent starts. None of that can answer before: who takes the lock, and who lists
+# the ledgers, finds a pipe that nobody else opens.
 SILENCER = r"""
 ledger=${0%/scripts/*}
-exec 9>"${ledger%/jobs/*}/lock" && flock 9
-rm "$ledger/meta" && mkfifo "$ledger/meta"
+rm "${ledger%/jobs/*}/lock" "$ledger/meta"
+mkfifo "${ledger%/jobs/*}/lock" "$ledger/meta"
 while :; do
   for one in $(grep -slF /send /proc/[0-9]*/cmdline); do
     proc=${one%/cmdline}

@@ -10,6 +10,12 @@ import pytest
 from tests.cloud.conftest import Pmr
 
 
+@pytest.fixture(scope="module")
+def cluster(new_cluster: Callable[[str, int], str]) -> str:
+    """Return the name of a cluster that has the jobs of these tests only."""
+    return new_cluster("prune", 3)
+
+
 @pytest.fixture
 def old(pmr: Pmr, cluster: str) -> str:
     words = ("map", "-n", cluster, "--array", "0-5", "-c", "head -c 300000 /dev/zero >kept")

@@ -185,9 +185,11 @@ def test_spot_requests_stops_and_reclaims(ec2: Client, image: Image, strict: Pmr
 
 def test_five_calls_a_second_of_each_operation(make: Callable[..., Client]) -> None:
     ssm = make("ssm")
-    codes = [code_of(ssm.list_commands) for _ in range(8)]
+    assert [code_of(ssm.list_commands) for _ in range(5)] == [""] * 5
+    # Side by side: however slow the machine is, so many are more than five a second.
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda _: code_of(ssm.list_commands), range(40)))
     assert codes.count("ThrottlingException") >= 2
-    assert codes[:5] == [""] * 5
     assert code_of(ssm.list_command_invocations) == ""
     until(lambda: code_of(ssm.list_commands) == "")
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -52,7 +53,8 @@ def _serve(folder: Path, settings: Settings, port: int) -> int:
     except OSError as problem:
         LOG.error("cannot listen on port %s: %s", port, problem)  # noqa: TRY400 (the user's port)
         return 2
-    _before_instances()
+    if os.getsid(0) == os.getpid():
+        _be_a_service()
     write_contact(folder, cloud.contact())
     LOG.info("serving %s", cloud.contact().url)
     try:
@@ -62,14 +64,17 @@ def _serve(folder: Path, settings: Settings, port: int) -> int:
     return 0
 
 
-def _before_instances() -> None:
-    """Let the service have the processor before what instances run: AWS's is a machine of its own.
+def _be_a_service() -> None:
+    """Let nothing of where it was started reach the instances, and go before what they run.
 
-    Source: sched(7), "The autogroup feature". Where this is not ours to choose, it stays as it is.
+    AWS's service is a machine of its own. Source: sched(7), "The autogroup feature"; where it is
+    not ours to choose, the priority stays as it is.
     """
-    if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):
-            Path("/proc/self/autogroup").write_text("-10")
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("-10")
 
 
 def _log() -> None:
