@@ -59,6 +59,19 @@ def test_content_that_is_cut_short_starts_nothing(machine: Machine) -> None:
     assert machine.log(job) == b"whole\n"
 
 
+def test_a_script_that_is_cut_short_is_none(machine: Machine) -> None:
+    # The first that cuts one out of the content dies in the middle of it.
+    dies = (
+        'if mkdir "$0.once"; then "$REAL" "$@" | head -c 13; exit 1; fi 2>/dev/null\n'
+        'exec "$REAL" "$@"\n'
+    )
+    failing = with_program(machine, "dd", dies)
+    log = failing.run(job := made("echo whole", "echo next"))
+    assert (machine.folder / "programs" / "dd.once").exists()
+    assert [log.newest[task].state for task in (0, 1)] == [TaskState.SUCCEEDED] * 2
+    assert [machine.log(job, task) for task in (0, 1)] == [b"whole\n", b"next\n"]
+
+
 def test_what_a_power_loss_has_torn_is_placed_again(machine: Machine) -> None:
     job = made("sleep 300", "echo whole")
     machine.start(job)

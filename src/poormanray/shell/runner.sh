@@ -49,9 +49,10 @@ cut_out() { # offset size; that part of the job's content on stdout
 
 script_files() { # task.attempt...; the script of each is an executable file with its bytes
     local new=$JOB_DIR/scripts/.new.$BASHPID status
+    # What is half there, now or from a process before this one, never comes to where a task looks.
+    [[ ! -d $new ]] || rm -rf "$new" || return
     new_scripts "$new" "$@"
     status=$?
-    # What is half there is never moved to where a task looks for it.
     [[ ! -d $new ]] || rm -rf "$new"
     return "$status"
 }
