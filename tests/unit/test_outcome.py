@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from poormanray.jobs.outcome import Outcome, Verdict, outcomes, tracks_of, verdict
+from poormanray.jobs.outcome import (
+    BETWEEN,
+    WENT_TO_LOST,
+    Outcome,
+    Verdict,
+    outcomes,
+    tracks_of,
+    verdict,
+)
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
@@ -62,6 +70,17 @@ def test_what_was_not_seen_to_end_on_a_lost_instance_is_lost() -> None:
     first, second = outcomes([track], {0: "a"})
     assert (first.state, first.why, first.name) == (TaskState.SUCCEEDED, "", "a")
     assert (second.state, second.why, second.name) == (TaskState.LOST, "it is gone", "1")
+
+
+def test_what_was_given_to_an_instance_that_is_gone_is_told_of_that_one() -> None:
+    gave, had = Track(Host(0, "i-0", "c-0", (0,))), Track(Host(1, "i-1", "c-1", ()))
+    gave.log.given[0, 1] = 1
+    del gave.log.open[0]
+    (waits,) = outcomes([gave, had], {})
+    assert (waits.state, waits.why, waits.host) == (TaskState.PENDING, BETWEEN, gave.host)
+    had.gone, had.problem = True, "it is terminated"
+    (lost,) = outcomes([gave, had], {})
+    assert (lost.state, lost.why, lost.host) == (TaskState.LOST, WENT_TO_LOST, had.host)
 
 
 def test_outcomes_are_in_the_order_of_tasks() -> None:

@@ -74,9 +74,12 @@ def _of_instance(
     # Whoever has adopted it knows better.
     targets = {one.host.host_index: one for one in tracks}
     for (task, attempt), index in track.log.given.items():
-        state, why = _underway(track, targets.get(index))
+        target = targets.get(index)
+        state, why = _underway(track, target)
+        # It may have run there, and that went with the instance.
+        host = target.host if target is not None and why == WENT_TO_LOST else track.host
         status = TaskStatus(task, attempt, state)
-        yield Outcome(task, names.get(task, str(task)), track.host, status, why)
+        yield Outcome(task, names.get(task, str(task)), host, status, why)
 
 
 def _underway(source: Track, target: Track | None) -> tuple[TaskState, str]:
