@@ -335,5 +335,19 @@ def test_who_owes_an_answer_for_long_has_no_part_in_moves() -> None:
     assert ",1:" in order.rows["i-0"] or order.rows["i-0"].split()[2].startswith("1:")
 
 
+def test_many_that_failed_on_one_go_to_all_others_at_once() -> None:
+    failed = frozenset((task, 1) for task in range(30))
+    played = world([list(range(30)), [], [], []], retries=1, fails=failed)
+    for _ in range(30):
+        played.instances["i-0"].work()
+    played.look()
+    # Their back-off is over.
+    order = played.mover.order(100.0)
+    assert order is not None
+    gives = order.rows["i-0"].split()[2].split(",")
+    counts = {give.partition(":")[0]: len(give.partition(":")[2].split("/")) for give in gives}
+    assert counts == {"1": 10, "2": 10, "3": 10}
+
+
 def ended(status: TaskStatus) -> bool:
     return status.state is TaskState.SUCCEEDED

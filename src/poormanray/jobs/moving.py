@@ -7,6 +7,7 @@ none has adopted is brought to where it was given, by whichever client comes fir
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -201,6 +202,7 @@ class Mover:
         for key, where in [*unsettled, *adopted]:
             if len(adopts.setdefault(where, [])) < MOST_KEYS:
                 adopts[where].append(key)
+        given: Counter[str] = Counter()
         for key, (due_s, source) in list(self.waiting.items()):
             there = self.tracks[source]
             if there.log.knows(key):
@@ -212,7 +214,8 @@ class Mover:
                 continue
             elif due_s <= now_s and len(adopts.setdefault(source, [])) < MOST_KEYS:
                 adopts[source].append(key)
-                if target := self._freest(now_s, {source}):
+                if target := self._freest(now_s, {source}, given):
+                    given[target.host.instance_id] += 1
                     gives.setdefault(source, {}).setdefault(target.host.host_index, []).append(key)
         return {k: keys for k, keys in adopts.items() if keys or k in self.revived}, gives
 
@@ -307,7 +310,8 @@ class Mover:
             self.undo.discard(instance_id)
         return instance_id in self.undo
 
-    def _freest(self, now_s: float, but: set[str]) -> Track | None:
+    def _freest(self, now_s: float, but: set[str], given: Mapping[str, int]) -> Track | None:
+        """Return who would begin a task soonest, with what is `given` to it at the same time."""
         others = [
             one
             for one in self._working()
@@ -317,7 +321,12 @@ class Mover:
         able = [pair for pair in loads if pair[0].rate]
         if not able:
             return None
-        return min(able, key=lambda pair: (pair[0].waiting + pair[0].running) / pair[0].rate)[1]
+
+        def begins_s(load: Load, track: Track) -> float:
+            more = given.get(track.host.instance_id, 0)
+            return (load.waiting + load.running + more) / load.rate
+
+        return min(able, key=lambda pair: begins_s(*pair))[1]
 
     def _load(self, track: Track, now_s: float) -> Load:
         running = sum(
