@@ -144,6 +144,9 @@ def test_a_killed_runner_is_told_and_a_killed_screen_outlived(
     waits = "echo on; until [ -e /var/tmp/go ]; do sleep 0.2; done"
     running = pmr.start("run", "-n", CLUSTER, "--", "sh", "-c", waits)
     with running:
+        assert running.stdout is not None
+        # Before that a runner of an earlier job may be all that there is to kill.
+        assert all(running.stdout.readline().endswith(b"] on\n") for _ in range(3))
         until(lambda: all(order("runner-kill", "--instance", one)["instances"].values()))
         until(lambda: all(order("screen-kill", "--instance", two)["instances"].values()))
         until(lambda: all(order("runner-kill", "--instance", three)["instances"].values()))
