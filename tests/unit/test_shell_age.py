@@ -11,7 +11,7 @@ from poormanray import shell
 
 FILES = sorted(Path(shell.__file__).parent.glob("*.sh"))
 # Arrays that are never empty: before 4.4, `set -u` takes an empty one for an unset variable.
-FULL = "(?:AS_TASK|PIDS|clean|keys|logs|pids|run)"
+FULL = "(?:PIDS|clean|keys|logs|pids|run)"
 # What came later: the version, how it looks, and an example. Source: bash's own NEWS.
 NEWER = {
     "wait -n": ("4.3", r"\bwait\s+(-\w+\s+)*-\w*n", "wait -n"),
