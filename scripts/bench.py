@@ -39,7 +39,7 @@ from scripts.bench_ledger import measure_ledger
 from scripts.bench_map import measure_map
 from scripts.bench_scale import measure_huge, measure_scale
 from scripts.bench_trials import measure_trials
-from scripts.measuring import PMR, Cloud, Figure, cloud, cluster, timed
+from scripts.measuring import PMR, Cloud, Figure, cloud, cluster, end_on_sigterm, timed
 
 # --- logs --------------------------------------------------------------------------------------
 
@@ -264,6 +264,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of clients to kill")
     parser.add_argument("--seed", type=int, default=1, help="of the moments to kill them")
     asked = parser.parse_args()
+    end_on_sigterm()
 
     def kills() -> Iterator[Figure]:
         return measure_kills(asked.rounds, asked.seed)

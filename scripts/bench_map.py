@@ -202,7 +202,7 @@ def _failing(own: Cloud, name: str, array: str) -> Iterator[Figure]:
     bad = sum(task["state"] != "SUCCEEDED" for task in tasks)
     yield Figure(f"{MANY} tasks: not succeeded after the retry", bad, "", 0)
     page, began_s = own.folder / "report.html", time.monotonic()
-    cpu_s, _ = spent(["report", told["job"], "-n", name, "-o", str(page)], own)
+    cpu_s, _ = spent(own, "report", told["job"], "-n", name, "-o", str(page))
     seconds, size = time.monotonic() - began_s, page.stat().st_size / 1024
     note = f"{seconds:.1f} s with what the instances take to tell; {size:.0f} KiB"
     yield Figure(f"{MANY} tasks: report", cpu_s, "s", 3, note)

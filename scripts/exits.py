@@ -34,7 +34,7 @@ from scripts.ending import (
     seen_of,
 )
 from scripts.killing import Command
-from scripts.measuring import Cloud
+from scripts.measuring import Cloud, end_on_sigterm
 
 CODES, SIGNALS = range(256), range(1, 16)
 # Codes that mean something to shells, to the agent, or to this program.
@@ -168,8 +168,12 @@ def play_all(pmr: Command, folder: Path, wanted: Callable[[str], bool]) -> Itera
         for name, scripts in maps.items():
             jobs.append(quick.submit(_alone, play_map, pmr, "codes", folder / name, scripts))
         jobs += [quick.submit(_alone, play, pmr, case) for case in cases]
-        for job in as_completed(jobs):
-            yield from job.result()
+        try:
+            for job in as_completed(jobs):
+                yield from job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
 
 
 def _alone(play_one: Callable[..., Judged], *words: object) -> list[Judged]:
@@ -232,6 +236,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=2.0, help="cloud seconds in a second (2)")
     options = parser.parse_args()
     began_s = time.monotonic()
+    end_on_sigterm()
     with cloud(options.scale) as own:
         work = own.folder / "work"
         work.mkdir()

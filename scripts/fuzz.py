@@ -33,6 +33,8 @@ from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from scripts.measuring import end_on_sigterm
+
 WORKERS = 4
 WAIT_S = 20.0
 # For what is not a whole request, and so gets no answer.
@@ -350,6 +352,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    end_on_sigterm()
     pmr = Path(sys.executable).with_name("pmr")
     with tempfile.TemporaryDirectory(prefix="pmr-fuzz-") as folder:
         environment = {**os.environ, "PMR_LOCAL_DIR": folder}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,11 @@ class Cloud:
         """Return how often each operation of a service was called so far."""
         told = json.loads(self("local", "status", "--json").stdout)
         return Counter(told["calls"].get(service, {}))
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process as an error does, so that it leaves no cloud behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @contextmanager

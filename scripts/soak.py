@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import signal
 import sys
 import threading
 import time
@@ -195,10 +196,14 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Soak as the words of the command line say."""
     options = _options(words)
-    numbers = iter(range(options.rounds))
+    numbers: Iterator[int] = iter(range(options.rounds))
     workers = options.workers
     if options.only is not None:
         numbers, workers = itertools.islice(itertools.count(options.only), 1), 1
+    # SIGTERM lets the rounds end that have begun, and their clouds with them.
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    numbers = itertools.takewhile(lambda _: not stop.is_set(), numbers)
     done = soak(options.seed, numbers, workers=workers, seconds=options.seconds, say=_say)
     report = Path(options.output)
     report.with_suffix(".json").write_text(json.dumps(document(done), indent=1))

@@ -40,6 +40,8 @@ WHOLE_AT_ONCE = 4
 # for each instance, then when those that have not answered should have, as the others did.
 PATIENT_POLL_S, PATIENT_EACH_S = 1.0, 0.03
 PATIENT_UNTOLD_S, PATIENT_LEAST_S, PATIENT_MOST_S, PATIENT_MARGIN = 3.0, 1.0, 10.0, 1.3
+# Where the first look found no answer at all, the second one waits so long for each instance.
+PATIENT_UNTOLD_EACH_S = 0.15
 # What a command may need on top of its window: delivery, a slow disk, the service's own lag.
 SLACK_S = 30
 # A command of which there is no part after this long is asked for by itself, and again after that.
@@ -109,7 +111,7 @@ class Flight:
             return self.interval_s
         answered = self.patient_for - len(self.waiting)
         if not answered:
-            return PATIENT_UNTOLD_S
+            return max(PATIENT_UNTOLD_S, PATIENT_UNTOLD_EACH_S * self.patient_for)
         each_s = (now_s - self.sent_at_s) / answered * PATIENT_MARGIN
         return min(max(each_s * len(self.waiting), PATIENT_LEAST_S), PATIENT_MOST_S)
 

@@ -7,8 +7,10 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from poormanray.cli.output import Output, aligned, harmless
+from poormanray.cli.output import Output, aligned, harmless, json_pieces
 from poormanray.errors import AwsRefused, UsageProblem
 from poormanray.model import Agent, InvocationStatus
 
@@ -137,3 +139,26 @@ def test_a_page_is_drawn_at_once_and_fits_the_terminal(
     assert [len(line.rstrip()) <= 40 for line in plain] == [True] * 4
     assert plain[2].rstrip().endswith("xxx…")
     assert "\\x1b[31m" in plain[3]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), values, max_size=4),
+    st.lists(st.text(max_size=3), max_size=3),
+    st.sampled_from([None, 2]),
+)
+def test_rows_that_come_one_by_one_read_like_a_list(
+    value: dict[str, object], streamed: list[str], indent: int | None
+) -> None:
+    rows = {key: [value, [], "line\nbreak"][: len(key)] for key in streamed}
+    whole = json.dumps({**value, **rows}, indent=indent)
+    lazy = {**value, **{key: iter(rows[key]) for key in rows}}
+    assert "".join(json_pieces(lazy, indent)) == whole

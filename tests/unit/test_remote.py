@@ -92,6 +92,7 @@ def test_a_patient_order_is_looked_at_twice_at_most_where_answers_come_steadily(
     assert looks([0.5, 1.9, 1.9]) <= 2
     assert looks([0.18 * number for number in range(50)]) == 2
     assert looks([3.5] * 3) == 2
+    assert looks([8.0 + 0.02 * number for number in range(50)]) == 2
 
 
 @dataclass(slots=True)

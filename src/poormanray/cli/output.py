@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import PurePath
@@ -63,6 +63,38 @@ def to_json(value: object) -> object:
 def json_line(value: object) -> str:
     """Return a value as one line of JSON."""
     return json_format.dumps(value, default=to_json)
+
+
+def json_pieces(value: object, indent: int | None = None) -> Iterator[str]:
+    """Yield the JSON of a value in pieces; an iterator in a mapping is a list, one row at a time.
+
+    So that very many rows are never all in memory.
+    """
+
+    def text(part: object, depth: int) -> str:
+        words = json_format.dumps(part, default=to_json, indent=indent)
+        return words if indent is None else words.replace("\n", new_line(depth))
+
+    def new_line(depth: int) -> str:
+        return "" if indent is None else "\n" + " " * indent * depth
+
+    comma = ", " if indent is None else ","
+    if not isinstance(value, Mapping) or not any(isinstance(v, Iterator) for v in value.values()):
+        yield text(value, 0)
+        return
+    yield "{"
+    for number, (key, part) in enumerate(value.items()):
+        yield f"{comma if number else ''}{new_line(1)}{text(key, 1)}: "
+        if not isinstance(part, Iterator):
+            yield text(part, 1)
+            continue
+        yield "["
+        before = ""
+        for row in part:
+            yield f"{before}{new_line(2)}{text(row, 2)}"
+            before = comma
+        yield f"{new_line(1) if before else ''}]"
+    yield f"{new_line(0)}}}"
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -122,14 +154,14 @@ class Output:
             sys.stdout.buffer.flush()
 
     def event(self, event: Mapping[str, object]) -> None:
-        """Write one line of JSON Lines on stdout, in JSON mode only."""
+        """Write one line of JSON Lines on stdout, in JSON mode only (see `json_pieces`)."""
         if self.json:
-            self._write(json_line(event))
+            self._write(event)
 
     def document(self, value: object) -> None:
-        """Write the one JSON document of a command on stdout, in JSON mode only."""
+        """Write the one JSON document of a command on stdout, in JSON mode only (`json_pieces`)."""
         if self.json:
-            self._write(json_format.dumps(value, default=to_json, indent=2))
+            self._write(value, indent=2)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, compact: bool = False
@@ -200,10 +232,11 @@ class Output:
         if error.hint:
             self.note(f"  next: {_one_line(error.hint)}")
 
-    def _write(self, text: str) -> None:
+    def _write(self, value: object, indent: int | None = None) -> None:
         with self._lock:
             self._wipe()
-            print(text, flush=True)
+            sys.stdout.writelines(json_pieces(value, indent))
+            print(flush=True)
 
     def _wipe(self) -> None:
         """Take a drawn progress line away, so that other text starts on a clean line."""

@@ -91,10 +91,11 @@ def _written(
     app: App, folder: Path, collection: Collection, found: Sequence[Outcome]
 ) -> dict[str, object]:
     """Write what became of each task, and say what there is now; return that for JSON."""
-    rows = [outcome_row(outcome) for outcome in found]
     files = {
         "joblog.tsv": joblog(found, collection.sizes).encode("utf-8", "surrogateescape"),
-        "results.jsonl": b"".join(b"%s\n" % json_line(row).encode() for row in rows),
+        "results.jsonl": b"".join(
+            b"%s\n" % json_line(row).encode() for row in map(outcome_row, found)
+        ),
     }
     for file, data in files.items():
         fresh(folder / file).write_bytes(data)
@@ -105,4 +106,9 @@ def _written(
     )
     if missing := sum(not outcome.state.ended for outcome in found):
         app.out.note(f"{missing} tasks have not ended yet; type it again later")
-    return {"folder": folder, "logs": len(collection.sizes), "bytes": total, "tasks": rows}
+    return {
+        "folder": folder,
+        "logs": len(collection.sizes),
+        "bytes": total,
+        "tasks": map(outcome_row, found),
+    }

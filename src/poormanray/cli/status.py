@@ -56,7 +56,7 @@ class _View:
 
     @property
     def document(self) -> dict[str, object]:
-        tasks = {} if self.found is None else {"tasks": [outcome_row(one) for one in self.found]}
+        tasks = {} if self.found is None else {"tasks": (outcome_row(one) for one in self.found)}
         return {**_document(self.overview), **tasks}
 
     def show(self, out: Output, *, watch: bool = False) -> None:

@@ -307,7 +307,7 @@ def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> di
         "counts": {
             state.value: count for state, count in ended_counts(o.status for o in found).items()
         },
-        "tasks": [outcome_row(outcome) for outcome in found],
+        "tasks": (outcome_row(outcome) for outcome in found),
     }
 
 
