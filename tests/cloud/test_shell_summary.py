@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from poormanray import shell
 from poormanray.envelope import decode
+from poormanray.jobs.listing import meant
 from poormanray.jobs.outcome import BETWEEN, outcomes, tracks_of
-from poormanray.jobs.overview import meant
 from poormanray.jobs.summary import Share, read_share
 from poormanray.jobs.survey import looked_over
 from poormanray.ledger import TaskState, checksum, ended_counts, new_job_id
@@ -128,7 +128,7 @@ done
 
 def asked_all(machine: Machine, jobs: Sequence[Job]) -> list[Share]:
     """Ask for the summaries of many jobs in one shell: a send for each would take long."""
-    files = (*shell.LIBRARY, shell.RARE["summary"])
+    files = (*shell.LIBRARY, *shell.RARE["summary"])
     library = "".join(Path(shell.__file__).with_name(name).read_text() for name in files)
     box = machine.folder / "box"
     box.mkdir(exist_ok=True)
@@ -246,9 +246,11 @@ def test_a_job_is_found_by_name_or_as_the_newest_of_its_cluster(machine: Machine
     ledger(machine, job_of(job_id=ids[2], name="new"), ended(0, 0, 5))
     ledger(machine, job_of(job_id=ids[3], name="new", cluster="other"), b"")
 
-    def found(reference: str) -> tuple[str, ...]:
-        answer = machine.send(shell.Call("summary", (reference, "c", "5"), 0))
+    def found(verb: str, reference: str) -> tuple[str, ...]:
+        answer = machine.send(shell.Call(verb, (reference, "c", "5"), 0))
         return tuple(job_id for job_id, _ in answer.jobs)
 
     words = [meant(one) for one in ("last", "old ü", "new", ids[1], "none", "$(id)")]
-    assert [found(word) for word in words] == [(ids[2],), (ids[0],), (ids[2],), (ids[1],), (), ()]
+    for verb in ("summary", "which"):
+        jobs = [found(verb, word) for word in words]
+        assert jobs == [(ids[2],), (ids[0],), (ids[2],), (ids[1],), (), ()]

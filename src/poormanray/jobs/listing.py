@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -95,17 +97,39 @@ def resolve(fleet: Fleet, reference: str) -> str:
 
     Raises:
         NotFound: there is no such job.
+        NotReached: no instance answered.
     """
     if is_job_id(reference):
         return reference
-    listed, _ = list_jobs(fleet)
-    for job in listed:
-        if reference in ("last", job.summary.name):
-            return job.summary.job_id
+    order = Order(Call("which", (meant(reference), fleet.cluster), 0), {}, comment="pmr jobs")
+    found = []
+    problems: dict[str, str] = {}
+    for reply in fleet.remote.ask(order, fleet.ready_ids):
+        if reply.answer is None:
+            problems[reply.instance_id] = reply.problem
+        for job_id, data in reply.answer.jobs if reply.answer else ():
+            # Who does not tell sound things does not know.
+            with suppress(ValueError):
+                summary = sound_summary(job_id, data)
+                if summary.cluster == fleet.cluster and reference in ("last", summary.name):
+                    found.append(job_id)
+    if found:
+        return max(found)
+    if problems and len(problems) == len(fleet.ready_ids):
+        raise _nobody_tells(fleet, f"which job {reference!r} is", problems)
     what = "no job" if reference == "last" else f"no job named {reference}"
     raise NotFound(
         f"cluster {fleet.cluster} has {what}", f"pmr jobs -n {fleet.cluster} lists its jobs"
     )
+
+
+def meant(reference: str) -> str:
+    """Return a reference as the instances understand it."""
+    if reference == "last":
+        return reference
+    if is_job_id(reference):
+        return f"id:{reference}"
+    return "name:" + (base64.b64encode(os.fsencode(reference)).decode("ascii") or "=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +161,20 @@ def load(fleet: Fleet, job_id: str, *, deliver_timeout_s: int = DELIVER_TIMEOUT_
     answers, problems = _ask_for_job(fleet, order)
     if not answers:
         if problems:
-            instance_id, why = next(iter(problems.items()))
-            raise NotReached(
-                f"no instance told of job {job_id}: {instance_id}: {why}",
-                f"pmr list -n {fleet.cluster} shows their states; then try again",
-            )
+            raise _nobody_tells(fleet, f"of job {job_id}", problems)
         raise NotFound(
             f"cluster {fleet.cluster} has no job {job_id}",
             f"pmr jobs -n {fleet.cluster} lists its jobs",
         )
     return _first_sound(fleet, job_id, answers, problems)
+
+
+def _nobody_tells(fleet: Fleet, what: str, problems: Mapping[str, str]) -> NotReached:
+    instance_id, why = next(iter(problems.items()))
+    return NotReached(
+        f"no instance told {what}: {instance_id}: {why}",
+        f"pmr list -n {fleet.cluster} shows their states; then try again",
+    )
 
 
 def _first_sound(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from poormanray.jobs.fleet import Fleet
-from poormanray.jobs.listing import Known, load, resolve
+from poormanray.jobs.listing import Known, load, meant, resolve
 from poormanray.jobs.outcome import Outcome, outcomes
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
 from poormanray.jobs.survey import looked_over
 from poormanray.jobs.track import Track
-from poormanray.ledger import is_job_id
 from poormanray.manifest import JobSummary
 from poormanray.remote import Order
 from poormanray.shell import Call
@@ -116,12 +113,3 @@ def _ask(fleet: Fleet, reference: str) -> _Answers:
     for summary, share in sorted(shares, key=lambda pair: pair[1].name):
         answers.add(summary, share)
     return answers
-
-
-def meant(reference: str) -> str:
-    """Return a reference as the instances understand it."""
-    if reference == "last":
-        return reference
-    if is_job_id(reference):
-        return f"id:{reference}"
-    return "name:" + (base64.b64encode(os.fsencode(reference)).decode("ascii") or "=")

@@ -27,7 +27,13 @@ _COMMENT = re.compile(r"^[ \t]*#(?! shellcheck).*\n", re.MULTILINE)
 
 LIBRARY = ("base.sh", "ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 # Verbs that are not in the library: only their own sends carry them.
-RARE = {"summary": "summary.sh", "prune": "prune.sh", "outputs": "outputs.sh"}
+RARE = {
+    "summary": ("finding.sh", "summary.sh"),
+    "which": ("finding.sh",),
+    "jobs": ("jobs.sh",),
+    "prune": ("prune.sh",),
+    "outputs": ("outputs.sh",),
+}
 # Verbs that need nothing else.
 ALONE = {"put": ("base.sh", "answer.sh", "put.sh")}
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
@@ -87,9 +93,14 @@ def _assignments(call: Call, library_size: int) -> str:
         "DIGEST": call.bundle.digest,
         "SECTIONS": "\n".join(f"{name} {size}" for name, size in call.bundle.sections),
     }
-    lines = [f"{name}={shlex.quote(value)}" for name, value in words.items()]
+    lines = [f"{name}={_quoted(value)}" for name, value in words.items()]
     lines.append(f"ARGS=({shlex.join(call.arguments)})")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    """Return a value in quotes, also where bash needs none: `VERB=jobs` is a slip to shellcheck."""
+    return f"'{value}'" if value.isalnum() else shlex.quote(value)
 
 
 def _with_offset(head: bytes, tail: bytes) -> bytes:
@@ -108,7 +119,7 @@ def render(call: Call) -> str:
     if call.verb == "start":
         # What runs the job later comes first, so that its length tells where it ends.
         library = _library(RUNNER)
-    names = ALONE.get(call.verb) or (*LIBRARY, *filter(None, [RARE.get(call.verb)]))
+    names = ALONE.get(call.verb) or (*LIBRARY, *RARE.get(call.verb, ()))
     rest = _library(tuple(name for name in names if not library or name not in RUNNER))
     head = library + rest + _assignments(call, len(library)).encode()
     script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data

@@ -274,26 +274,6 @@ tell() { # how many of the slowest and of the failed; the job's meta and what it
     done
 }
 
-find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one that it means
-    local folder index key value cluster name folders=()
-    [[ $1 == id:* ]] && { open_job "${1#id:}"; return; }
-    for folder in "$PMR_ROOT"/jobs/*/; do
-        [[ -d $folder ]] && folders+=("${folder%/}")
-    done
-    for ((index = ${#folders[@]} - 1; index >= 0; index--)); do
-        open_job "${folders[index]##*/}" || continue
-        cluster='' name=''
-        while IFS='=' read -r key value; do
-            case $key in
-                cluster) cluster=$value ;;
-                name) name=$value ;;
-            esac
-        done <"$JOB_DIR/meta"
-        [[ $cluster == "$2" && ($1 == last || $1 == "name:$name") ]] && return
-    done
-    return 1
-}
-
 verb_summary() { # which job (see find_job), cluster, how many of the slowest and of the failed
     local most=$3 text MOST_SLOW=$3 MANIFEST=() BAD=() SLOWEST=()
     local -A OURS=() OPENED=() NEWEST=() STATE=() SEEN=() BEGAN=() TOOK=() GIVEN=()

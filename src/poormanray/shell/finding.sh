@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
+# Which of an instance's jobs somebody means.
+
+find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one that it means
+    local folder index key value cluster name folders=()
+    [[ $1 == id:* ]] && { open_job "${1#id:}"; return; }
+    for folder in "$PMR_ROOT"/jobs/*/; do
+        [[ -d $folder ]] && folders+=("${folder%/}")
+    done
+    for ((index = ${#folders[@]} - 1; index >= 0; index--)); do
+        open_job "${folders[index]##*/}" || continue
+        cluster='' name=''
+        while IFS='=' read -r key value; do
+            case $key in
+                cluster) cluster=$value ;;
+                name) name=$value ;;
+            esac
+        done <"$JOB_DIR/meta"
+        [[ $cluster == "$2" && ($1 == last || $1 == "name:$name") ]] && return
+    done
+    return 1
+}
+
+verb_which() { # which job (see find_job), cluster
+    WANTED='' EVENTS_AT=''
+    if find_job "$1" "$2"; then
+        size_of "$JOB_DIR/meta"
+        printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
+        cat "$JOB_DIR/meta" >>"$BOX/facts"
+    else
+        fact refused no-such-job
+    fi
+    JOB_DIR=
+    answer "$SMALL"
+}
