@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer
 from poormanray.errors import PmrError
-from poormanray.jobs.cadence import SILENCE_S, Cadence
+from poormanray.jobs.cadence import Cadence
 from poormanray.jobs.logs import Piece
 from poormanray.jobs.looks import (
     gathered,
@@ -84,7 +84,6 @@ class Follower:
         self._wanted = wanted
         self._remote = remote
         self._clock = clock
-        self._presence = Presence(states, clock, SILENCE_S / 2)
         self._start = start
         self.mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
@@ -97,6 +96,7 @@ class Follower:
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
         self._cadence = self._fitting_cadence()
+        self._presence = Presence(states, clock, self._cadence.silence_s / 2)
         for track in tracks:
             track.heard_at_s = clock.now_s()
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import dataclasses
 import xml.etree.ElementTree as ET
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -21,7 +21,7 @@ _ALL = 1_000_000
 
 
 def describe_instances(
-    moto: Moto, request: HttpRequest, form: Mapping[str, str], newness: Newness
+    moto: Moto, request: HttpRequest, form: Mapping[str, str], region: str, newness: Newness
 ) -> Answer:
     """Answer DescribeInstances; instances that are new may be unknown, or have no tags yet.
 
@@ -33,25 +33,62 @@ def describe_instances(
     if by_id and not untagged:
         return moto.answer(request)  # ids and pages exclude each other; moto knows
     by_tag = any(name.endswith(".Name") and form[name].startswith("tag") for name in form)
+    hidden = unknown | untagged if by_tag else unknown
+    if by_id:
+        return _changed(moto.answer(request), untagged, hidden)
     size, after = _size(form), _read_token(form.get("NextToken", ""))
-    whole = {name: value for name, value in form.items() if name != "NextToken"}
-    pages = {} if by_id else {"MaxResults": str(_ALL)}
-    answer = moto.answer(request, urlencode({**whole, **pages}).encode())
+    matching = _matching(moto, form, region)
+    if matching is None:
+        return moto.answer(request)  # and let it say what is wrong with the filters
+    ids = [one for one in matching if one not in hidden]
+    if after and after not in ids:
+        raise Refusal("InvalidParameterValue", "The token is not valid")
+    start = ids.index(after) + 1 if after else 0
+    page = ids[start : start + size]
+    token = ""
+    if len(ids) > start + size:
+        token = base64.urlsafe_b64encode(page[-1].encode()).decode()
+    return _changed(moto.answer(request, _asks_for(page, form)), untagged, hidden, token)
+
+
+def _matching(moto: Moto, form: Mapping[str, str], region: str) -> list[str] | None:
+    """Return the ids of the instances that match the filters; None where moto cannot tell.
+
+    moto would write all of them for every page.
+    """
+    filters = {
+        value: [form[key] for key in form if key.startswith(name.removesuffix("Name") + "Value.")]
+        for name, value in form.items()
+        if name.startswith("Filter.") and name.endswith(".Name")
+    }
+    with moto.lock:
+        try:
+            groups = moto.ec2(region).describe_instances(filters=filters)
+        except Exception:  # noqa: BLE001 (whatever it is, moto's answer to the request says it)
+            return None
+        return [instance.id for group in groups for instance in group.instances]
+
+
+def _asks_for(ids: Sequence[str], form: Mapping[str, str]) -> bytes:
+    """Return a form that asks moto for these instances in one page."""
+    named = {f"Filter.1.Value.{number}": one for number, one in enumerate(ids or ["none"], 1)}
+    kept = {key: form[key] for key in ("Action", "Version", "DryRun") if key in form}
+    asked = {**kept, "Filter.1.Name": "instance-id", **named, "MaxResults": str(_ALL)}
+    return urlencode(asked).encode()
+
+
+def _changed(
+    answer: Answer, untagged: Container[str], hidden: Container[str], token: str = ""
+) -> Answer:
+    """Return moto's answer without what is not shown yet, and with a token if there is one."""
     if answer.status != HTTPStatus.OK:
         return answer
     root = ET.fromstring(answer.body)  # noqa: S314 (see the import)
     namespace = root.tag.partition("}")[0].lstrip("{")
-    hidden = unknown | untagged if by_tag else unknown
-    ids = [one for _, _, one in _instances(root) if one not in hidden]
+    _drop(root, hidden)
     _drop_tags(root, untagged)
-    if after and after not in ids:
-        raise Refusal("InvalidParameterValue", "The token is not valid")
-    start = ids.index(after) + 1 if after else 0
-    kept = set(ids[start : start + size])
-    _drop_others(root, kept)
-    if len(ids) > start + size:
-        token = ET.SubElement(root, f"{{{namespace}}}nextToken")
-        token.text = base64.urlsafe_b64encode(ids[start + size - 1].encode()).decode()
+    if token:
+        ET.SubElement(root, f"{{{namespace}}}nextToken").text = token
     ET.register_namespace("", namespace)
     return dataclasses.replace(answer, body=ET.tostring(root), headers=_without_size(answer))
 
@@ -62,12 +99,10 @@ def _instances(root: ET.Element) -> Iterator[tuple[ET.Element, ET.Element, str]]
             yield group, item, item.findtext("{*}instanceId") or ""
 
 
-def _drop_others(root: ET.Element, kept: set[str]) -> None:
+def _drop(root: ET.Element, hidden: Container[str]) -> None:
     for group, item, instance_id in list(_instances(root)):
-        if instance_id not in kept:
+        if instance_id in hidden:
             group.remove(item)
-    for token in root.findall("{*}nextToken"):
-        root.remove(token)
     for reservations in root.findall("{*}reservationSet"):
         for reservation in list(reservations):
             if reservation.find("{*}instancesSet/{*}item") is None:

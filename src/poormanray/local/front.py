@@ -180,7 +180,7 @@ class Front:
                 self._instances.follow(region)
             return answer
         if action == "DescribeInstances":
-            return describe_instances(self._moto, request, form, self._launches.newness)
+            return describe_instances(self._moto, request, form, region, self._launches.newness)
         if action not in _CHANGES_INSTANCES:
             return self._moto.answer(request)
         instance_ids = [value for name, value in form.items() if name.startswith("InstanceId.")]
