@@ -128,6 +128,14 @@ def _succeeded(told: str) -> int:
     return sum(task["state"] == "SUCCEEDED" for task in summary["tasks"])
 
 
+def _not_succeeded(told: str) -> Counter[str]:
+    """Return why tasks have not succeeded, as the summary of a job tells it."""
+    tasks = json.loads(told.splitlines()[-1])["tasks"]
+    return Counter(
+        f"{task['state']} ({task['reason']})" for task in tasks if task["state"] != "SUCCEEDED"
+    )
+
+
 def _compared(what: str, free: Played, limited: Played, count: int) -> Iterator[Figure]:
     yield Figure(f"{what}, no limit", free.seconds, "s", None, _calls(free))
     yield Figure(f"{what}, 5 calls/s", limited.seconds, "s", None, _calls(limited))
@@ -153,8 +161,9 @@ def _huge(own: Cloud) -> Iterator[Figure]:
         what = f"run of {HUGE_TASK_S} s on {HUGE} instances"
         yield Figure(what, done.seconds, "s", None, _calls(done))
         yield Figure(f"{what}: complaints", len(done.wrong), "", 0, "; ".join(done.wrong)[:300])
-        missing = HUGE - _succeeded(done.told) if done.exit_code == 0 else HUGE
-        yield Figure(f"{what}: tasks not succeeded", missing, "", 0)
+        lost = _not_succeeded(done.told)
+        why = ", ".join(f"{count} {words}" for words, count in lost.most_common())
+        yield Figure(f"{what}: tasks not succeeded", lost.total(), "", 0, why[:300])
         yield Figure(f"{what}: pages of DescribeInstances", pages["DescribeInstances"], "")
         yield Figure(f"{what}: SSM, busiest {LOOK_S:g} s", max(done.rates), "calls/s", 5)
         half = done.resident_mib[len(done.resident_mib) // 3 :]
