@@ -242,7 +242,7 @@ def test_it_fits_a_small_answer_and_counts_what_it_leaves_out(machine: Machine) 
 def test_a_job_is_found_by_name_or_as_the_newest_of_its_cluster(machine: Machine) -> None:
     ids = sorted(new_job_id(1_800_000_000 + number) for number in range(4))
     ledger(machine, job_of(job_id=ids[0], name="old ü"), b"")
-    ledger(machine, job_of(job_id=ids[1], name="new"), b"")
+    ledger(machine, job_of(job_id=ids[1], name="later"), b"")
     ledger(machine, job_of(job_id=ids[2], name="new"), ended(0, 0, 5))
     ledger(machine, job_of(job_id=ids[3], name="new", cluster="other"), b"")
 
@@ -250,7 +250,7 @@ def test_a_job_is_found_by_name_or_as_the_newest_of_its_cluster(machine: Machine
         answer = machine.send(shell.Call(verb, (reference, "c", "5"), 0))
         return tuple(job_id for job_id, _ in answer.jobs)
 
-    words = [meant(one) for one in ("last", "old ü", "new", ids[1], "none", "$(id)")]
+    words = [meant(one) for one in ("last", "old ü", "later", "new", ids[1], "none", "$(id)")]
     for verb in ("summary", "which"):
         jobs = [found(verb, word) for word in words]
-        assert jobs == [(ids[2],), (ids[0],), (ids[2],), (ids[1],), (), ()]
+        assert jobs == [(ids[2],), (ids[0],), (ids[1],), (ids[2],), (ids[1],), (), ()]

@@ -100,7 +100,7 @@ def _assignments(call: Call, library_size: int) -> str:
 
 def _quoted(value: str) -> str:
     """Return a value in quotes, also where bash needs none: `VERB=jobs` is a slip to shellcheck."""
-    return f"'{value}'" if value.isalnum() else shlex.quote(value)
+    return f"'{value}'" if value.isalpha() else shlex.quote(value)
 
 
 def _with_offset(head: bytes, tail: bytes) -> bytes:

@@ -3,7 +3,7 @@
 # Which of an instance's jobs somebody means.
 
 find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one that it means
-    local folder index key value cluster name folders=()
+    local folder index line cluster name folders=()
     [[ $1 == id:* ]] && { open_job "${1#id:}"; return; }
     for folder in "$PMR_ROOT"/jobs/*/; do
         [[ -d $folder ]] && folders+=("${folder%/}")
@@ -11,10 +11,11 @@ find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one 
     for ((index = ${#folders[@]} - 1; index >= 0; index--)); do
         open_job "${folders[index]##*/}" || continue
         cluster='' name=''
-        while IFS='=' read -r key value; do
-            case $key in
-                cluster) cluster=$value ;;
-                name) name=$value ;;
+        # A name ends in "=" as it likes: it is base64.
+        while IFS= read -r line; do
+            case $line in
+                cluster=*) cluster=${line#*=} ;;
+                name=*) name=${line#*=} ;;
             esac
         done <"$JOB_DIR/meta"
         [[ $cluster == "$2" && ($1 == last || $1 == "name:$name") ]] && return
