@@ -122,18 +122,25 @@ def _scripts(folder: Path) -> Path:
     return folder
 
 
+def _tasks(told: str) -> list[dict[str, object]]:
+    """Return what became of each task, as the summary of a job tells it; none without one."""
+    tasks: list[dict[str, object]] = json.loads((told.splitlines() or ["{}"])[-1]).get("tasks", [])
+    return tasks
+
+
 def _succeeded(told: str) -> int:
     """Return how many tasks the summary of a job knows as succeeded."""
-    summary = json.loads(told.splitlines()[-1])
-    return sum(task["state"] == "SUCCEEDED" for task in summary["tasks"])
+    return sum(task["state"] == "SUCCEEDED" for task in _tasks(told))
 
 
-def _not_succeeded(told: str) -> Counter[str]:
-    """Return why tasks have not succeeded, as the summary of a job tells it."""
-    tasks = json.loads(told.splitlines()[-1])["tasks"]
-    return Counter(
-        f"{task['state']} ({task['reason']})" for task in tasks if task["state"] != "SUCCEEDED"
+def _reasons(told: str) -> str:
+    """Return why tasks have not succeeded, and how many."""
+    reasons = Counter(
+        f"{task['state']} ({task['reason']})"
+        for task in _tasks(told)
+        if task["state"] != "SUCCEEDED"
     )
+    return ", ".join(f"{count} {words}" for words, count in reasons.most_common())
 
 
 def _compared(what: str, free: Played, limited: Played, count: int) -> Iterator[Figure]:
@@ -161,9 +168,8 @@ def _huge(own: Cloud) -> Iterator[Figure]:
         what = f"run of {HUGE_TASK_S} s on {HUGE} instances"
         yield Figure(what, done.seconds, "s", None, _calls(done))
         yield Figure(f"{what}: complaints", len(done.wrong), "", 0, "; ".join(done.wrong)[:300])
-        lost = _not_succeeded(done.told)
-        why = ", ".join(f"{count} {words}" for words, count in lost.most_common())
-        yield Figure(f"{what}: tasks not succeeded", lost.total(), "", 0, why[:300])
+        missing = HUGE - _succeeded(done.told)
+        yield Figure(f"{what}: tasks not succeeded", missing, "", 0, _reasons(done.told)[:300])
         yield Figure(f"{what}: pages of DescribeInstances", pages["DescribeInstances"], "")
         yield Figure(f"{what}: SSM, busiest {LOOK_S:g} s", max(done.rates), "calls/s", 5)
         half = done.resident_mib[len(done.resident_mib) // 3 :]

@@ -58,6 +58,12 @@ skip_hole() { # name; moves AT over what the log's cap has removed, shortens LEF
     fi
 }
 
+add_job() { # file; what it says of the job that is open, as a record
+    size_of "$1"
+    printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
+    cat "$1" >>"$BOX/facts"
+}
+
 add_log() { # name offset most; a record on stdout; lowers ROOM
     local name=$1 AT=$2 most=$3 LEFT
     ledger_file "$name"

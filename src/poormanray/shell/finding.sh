@@ -26,9 +26,7 @@ find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one 
 verb_which() { # which job (see find_job), cluster
     WANTED='' EVENTS_AT=''
     if find_job "$1" "$2"; then
-        size_of "$JOB_DIR/meta"
-        printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
-        cat "$JOB_DIR/meta" >>"$BOX/facts"
+        add_job "$JOB_DIR/meta"
     else
         fact refused no-such-job
     fi

@@ -52,9 +52,7 @@ verb_jobs() { # most; the newest jobs first
         printf '%s\nqueued=%s\nsucceeded=%s\nfailed=%s\nrunning=%s\nrunner=%s\n' \
             "$(<"$JOB_DIR/meta")" "$QUEUED" "$SUCCEEDED" "$FAILED" "$RUNNING" \
             "$RUNNER" >"$BOX/job"
-        size_of "$BOX/job"
-        printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
-        cat "$BOX/job" >>"$BOX/facts"
+        add_job "$BOX/job"
         count=$((count + 1))
     done
     ((${#names[@]} > count)) && MORE_FACTS=1

@@ -297,9 +297,7 @@ verb_summary() { # which job (see find_job), cluster, how many of the slowest an
             ((${#text} < SMALL - 200 || most == 0)) && break
             most=$((most / 2))
         done
-        size_of "$BOX/job"
-        printf 'j %s %s\n' "$JOB" "$SIZE" >>"$BOX/facts"
-        cat "$BOX/job" >>"$BOX/facts"
+        add_job "$BOX/job"
     else
         fact refused no-such-job
     fi
