@@ -11,7 +11,7 @@ import pytest
 
 from poormanray.envelope import Answer
 from poormanray.errors import NotFound, NotReached
-from poormanray.jobs.listing import MOST_TRIES, load
+from poormanray.jobs.listing import MOST_TRIES, load, resolve
 from poormanray.remote import Order, Reply
 
 JOB = "1ng00000000"
@@ -61,3 +61,11 @@ def test_who_did_not_take_the_question_in_time_is_not_asked_again() -> None:
         load(fleet(remote), JOB, deliver_timeout_s=120)
     assert remote.asked == [["i-0"]]
     assert remote.timeouts_s == [120]
+
+
+@pytest.mark.parametrize("reference", ["last", "later"])
+def test_nobody_answering_is_not_the_same_as_no_such_job(reference: str) -> None:
+    with pytest.raises(NotReached, match=f"which job '{reference}' is: i-0: .*ended as Failed"):
+        resolve(fleet(Remote({"i-0": [failed("i-0")]})), reference)
+    with pytest.raises(NotFound, match="no job"):
+        resolve(fleet(Remote({"i-0": [failed("i-0")], "i-1": [Reply("i-1", UNKNOWN)]})), reference)
