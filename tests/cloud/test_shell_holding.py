@@ -138,6 +138,19 @@ def test_a_cancel_ends_what_waits_for_its_back_off(machine: Machine) -> None:
     machine.until(job, lambda _log: (machine.ledger(job) / "done").exists())
 
 
+def test_a_task_is_cancelled_once_where_one_attempt_runs_and_the_next_one_waits(
+    machine: Machine,
+) -> None:
+    job = made("sleep 300")
+    machine.start(job)
+    machine.until(job, lambda log: (0, 1) in log.tasks)
+    with (machine.ledger(job) / "queue").open("a") as queue:
+        queue.write("0 2\n")
+    assert machine.cancel(job).facts["cancelled"] == "1"
+    cancelled = {(0, 1): TaskState.CANCELLED, (0, 2): TaskState.CANCELLED}
+    machine.until(job, lambda log: {key: one.state for key, one in log.tasks.items()} == cancelled)
+
+
 def test_a_task_may_take_a_part_of_the_median_from_three_on(
     machine: Machine,
 ) -> None:

@@ -341,7 +341,7 @@ cancel_pending() { # task or ""; claims what has not started, so that it never w
         if claim "$task.$attempt"; then
             now
             event E "$NOW" "$task" "$attempt" - cancelled
-            CANCELLED=$((CANCELLED + 1))
+            CANCELLED[task]=1
         fi
     done <"$JOB_DIR/queue"
 }
@@ -362,7 +362,8 @@ undo_cancel() {
 
 verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goes on to its end
     local only=${2#-} key left=0
-    WANTED='' EVENTS_AT='' CANCELLED=0
+    # By task: one attempt may be at its end while the next one waits already.
+    WANTED='' EVENTS_AT='' CANCELLED=()
     if ! open_job "$1"; then
         fact refused no-such-job
     elif [[ -z $only ]] && ! cancel_all; then
@@ -374,7 +375,7 @@ verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goe
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             [[ -z $only || $only == "${key%.*}" ]] || continue
             give_reason "$key" cancelled
-            CANCELLED=$((CANCELLED + 1))
+            CANCELLED[${key%.*}]=1
         done
         for key in ${OPEN[@]+"${OPEN[@]}"}; do
             [[ -z $only || $only == "${key%.*}" ]] || continue
@@ -383,7 +384,7 @@ verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goe
         done
         [[ -z $only && $3 != - ]] && { end_processes '' 0; left=$((left + ${#PIDS[@]})); }
         fact survivors "$left"
-        fact cancelled "$CANCELLED"
+        fact cancelled "${#CANCELLED[@]}"
         runner_facts
     fi
     answer "$SMALL"
