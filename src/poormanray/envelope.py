@@ -67,6 +67,15 @@ class Shrunk:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Condensed:
+    """What the events of a ledger tell from `offset` up to `end`, shortly (shell/ends.sh)."""
+
+    offset: int
+    end: int
+    data: bytes
+
+
 Record = Chunk | Hole | Shrunk
 
 
@@ -80,7 +89,7 @@ class Answer:
 
     more: bool
     facts: dict[str, str] = field(default_factory=dict)
-    events: Chunk | None = None
+    events: Chunk | Condensed | None = None
     records: tuple[Record, ...] = ()
     jobs: tuple[tuple[str, bytes], ...] = ()
     packed_bytes: int = 0
@@ -162,10 +171,22 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _record(words: list[str], reader: _Reader) -> Record:
+    """Return what is told of a log, or of a file of the ledger."""
+    match words:
+        case ["l", name, offset, count, size]:
+            return Chunk(name, _number(offset), reader.take(_number(count)), _number(size))
+        case ["h", name, start, end]:
+            return Hole(name, _number(start), _number(end))
+        case ["t", name, offset, size]:
+            return Shrunk(name, _number(offset), _number(size))
+    raise EnvelopeError(f"unknown record {words[0][:20]!r}")
+
+
 def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
     reader = _Reader(body)
     facts: dict[str, str] = {}
-    events: Chunk | None = None
+    events: Chunk | Condensed | None = None
     records: list[Record] = []
     jobs: list[tuple[str, bytes]] = []
     for number in itertools.count(1):
@@ -179,15 +200,10 @@ def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
                 facts[key] = " ".join(value)
             case ["e", offset, count]:
                 events = Chunk("events", _number(offset), reader.take(_number(count)), 0)
-            case ["l", name, offset, count, size]:
-                data = reader.take(_number(count))
-                records.append(Chunk(name, _number(offset), data, _number(size)))
-            case ["h", name, start, end]:
-                records.append(Hole(name, _number(start), _number(end)))
-            case ["t", name, offset, size]:
-                records.append(Shrunk(name, _number(offset), _number(size)))
+            case ["c", offset, end, count]:
+                events = Condensed(_number(offset), _number(end), reader.take(_number(count)))
             case ["j", job, count]:
                 jobs.append((job, reader.take(_number(count))))
             case _:
-                raise EnvelopeError(f"unknown record {words[0][:20]!r}")
+                records.append(_record(words, reader))
     return Answer(more, facts, events, tuple(records), tuple(jobs), packed_bytes)

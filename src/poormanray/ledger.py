@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from poormanray.envelope import Chunk, Condensed
 from poormanray.schedule import whole_number
 
 ID_LENGTH = 11
@@ -20,6 +21,10 @@ MOST_ATTEMPTS = 1_000
 LONGEST_REASON = 60
 # Epoch seconds of events, as long as honest ones can be (up to the year 5138).
 _TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
+# An end as shell/ends.sh tells it.
+_SHORT_END = re.compile(
+    r"(-?[0-9]{1,17}) (-?[0-9]{1,17}) (-?[0-9]{1,17}) ([0-9]+)(?: ([0-9]+) ([0-9]+))?"
+)
 # What EC2 will do to a spot instance, and when.
 _NOTICE = re.compile(r"[a-z-]{1,20} [0-9TZ:.-]{1,30}")
 # Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
@@ -180,6 +185,27 @@ class EventLog:
                 self._fold(line, changed)
         return changed
 
+    def read(self, part: Chunk | Condensed) -> list[TaskStatus]:
+        """Fold a part of the events as an instance answers it; return the tasks that changed."""
+        if isinstance(part, Chunk):
+            return self.feed(part.offset, part.data)
+        changed: list[TaskStatus] = []
+        if part.offset != self.offset or part.end < part.offset:
+            return changed
+        self.offset = part.end
+        task = end_us = 0
+        for line in part.data.decode("latin-1").split("\n"):
+            try:
+                if line.startswith("="):
+                    self._read(line[1:], changed)
+                elif line:
+                    more, later, *words = _short_end(line)
+                    task, end_us = task + int(more), end_us + int(later)
+                    self._read(_written_out(task, end_us, *words), changed)
+            except ValueError:
+                self.damaged_lines += 1
+        return changed
+
     def _fold(self, line: str, changed: list[TaskStatus]) -> None:
         text, _, digest = line.rpartition(" ")
         if digest != checksum(text):
@@ -304,6 +330,22 @@ def decode_keys(text: str) -> list[tuple[int, int]]:
         if keys[-1][1] > MOST_ATTEMPTS:
             raise ValueError("more attempts than a task can have")
     return keys
+
+
+def _short_end(line: str) -> tuple[str, ...]:
+    """Return the words of a condensed end: task, end, took, slot, attempt and code."""
+    found = _SHORT_END.fullmatch(line)
+    if not found:
+        raise ValueError("not an end")
+    task, end, took, slot, attempt, code = found.groups()
+    return task, end, took, slot, attempt or "1", code or "0"
+
+
+def _written_out(task: int, end_us: int, took: str, slot: str, attempt: str, code: str) -> str:
+    """Return a condensed end as the event that it stands for."""
+    times_us = (end_us, end_us - int(took))
+    when, began = (f"{us // 1_000_000}.{us % 1_000_000:06d}" for us in times_us)
+    return f"E {when} {task} {attempt} {code} exit {began} {slot}"
 
 
 def _seconds(text: str) -> float:

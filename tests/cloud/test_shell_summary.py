@@ -17,7 +17,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from poormanray import shell
-from poormanray.envelope import decode
+from poormanray.envelope import Chunk, decode
 from poormanray.jobs.listing import meant
 from poormanray.jobs.outcome import BETWEEN, outcomes, tracks_of
 from poormanray.jobs.summary import Share, read_share
@@ -247,8 +247,14 @@ def test_a_job_is_found_by_name_or_as_the_newest_of_its_cluster(machine: Machine
     ledger(machine, job_of(job_id=ids[3], name="new", cluster="other"), b"")
 
     def found(verb: str, reference: str) -> tuple[str, ...]:
-        answer = machine.send(shell.Call(verb, (reference, "c", "5"), 0))
-        return tuple(job_id for job_id, _ in answer.jobs)
+        call = shell.Call(verb, (reference, "c", "5"), 0, {ME: "- 0 0 2400 @meta:0"})
+        answer = machine.send(call)
+        if verb == "summary":
+            return tuple(job_id for job_id, _ in answer.jobs)
+        named = answer.facts.get("job")
+        metas = [one.data for one in answer.records if isinstance(one, Chunk)]
+        assert [decode_meta(meta).job_id for meta in metas] == [named] * (named is not None)
+        return (named,) if named else ()
 
     words = [meant(one) for one in ("last", "old ü", "later", "new", ids[1], "none", "$(id)")]
     for verb in ("summary", "which"):

@@ -285,11 +285,14 @@ def test_a_job_of_another_cluster_is_refused() -> None:
     ],
 )
 def test_a_forged_id_goes_nowhere(job_id: str, meta: bytes) -> None:
+    told_ids = ((job_id, meta), (OTHER, sections(OTHER)["meta"]))
     own = sections(OTHER)["meta"] + b"queued=1\nsucceeded=1\nrunner=done\n"
     ssm = Ssm({ME: listed(job_id, meta), YOU: listed(OTHER, own)})
     found, problems = list_jobs(ssm.fleet())
     assert [job.summary.job_id for job in found] == [OTHER]
     assert "damaged" in problems[ME]
+    named = [said(b"k job %s\n" % key.encode(), chunk(META, 0, what)) for key, what in told_ids]
+    ssm = Ssm({ME: named[:1], YOU: named[1:]})
     assert resolve(ssm.fleet(), "last") == OTHER
 
 

@@ -66,6 +66,7 @@ def test_who_did_not_take_the_question_in_time_is_not_asked_again() -> None:
 @pytest.mark.parametrize("reference", ["last", "later"])
 def test_nobody_answering_is_not_the_same_as_no_such_job(reference: str) -> None:
     with pytest.raises(NotReached, match=f"which job '{reference}' is: i-0: .*ended as Failed"):
-        resolve(fleet(Remote({"i-0": [failed("i-0")]})), reference)
+        resolve(fleet(Remote({"i-0": [failed("i-0")] * MOST_TRIES})), reference)
+    some = {"i-0": [failed("i-0")] * MOST_TRIES, "i-1": [Reply("i-1", UNKNOWN)]}
     with pytest.raises(NotFound, match="no job"):
-        resolve(fleet(Remote({"i-0": [failed("i-0")], "i-1": [Reply("i-1", UNKNOWN)]})), reference)
+        resolve(fleet(Remote(some)), reference)

@@ -23,7 +23,7 @@ from poormanray.errors import (
     PmrError,
 )
 from poormanray.jobs.fleet import Fleet, muster
-from poormanray.jobs.listing import Known, load, resolve
+from poormanray.jobs.listing import Known, find
 from poormanray.jobs.moving import BACK_OFF_S, LONGEST_BACK_OFF_S
 from poormanray.jobs.outcome import Outcome, outcomes, verdict
 from poormanray.jobs.track import REFUSALS, HostProblem, Looked, Slowed, TaskChanged, Track, Wanted
@@ -261,8 +261,8 @@ def _awaited(
     )
     known = []
     for one in earlier:
-        ids[one.job] = resolve(fleet, one.job)
-        known.append(load(fleet, ids[one.job]))
+        known.append(find(fleet, one.job))
+        ids[one.job] = known[-1].summary.job_id
     for one, job in zip(earlier, known, strict=True):
         awaited = _Awaited(app, fleet, job, one.however)
         awaited.renew()

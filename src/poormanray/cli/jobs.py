@@ -26,7 +26,7 @@ from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.join import Joiner
-from poormanray.jobs.listing import Known, Listed, list_jobs, load, resolve
+from poormanray.jobs.listing import Known, Listed, find, list_jobs, resolve
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import tracks_of
 from poormanray.jobs.track import Track, Wanted
@@ -52,7 +52,7 @@ def fleet_of(app: App, name: str, told: set[str] | None = None) -> Fleet:
 def known_job(app: App, name: str, job: str) -> tuple[Fleet, Known]:
     """Find a job of a cluster, by id, name or `last`."""
     fleet = fleet_of(app, name)
-    return fleet, load(fleet, resolve(fleet, job))
+    return fleet, find(fleet, job)
 
 
 def job_id_of(app: App, name: str, job: str) -> str:

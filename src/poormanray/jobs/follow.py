@@ -343,7 +343,7 @@ class Follower:
     def _take_events(self, track: Track, answer: Answer) -> Iterator[Happening]:
         if answer.events is None:
             return
-        for status in track.log.feed(answer.events.offset, answer.events.data):
+        for status in track.log.read(answer.events):
             yield TaskChanged(track.host, status)
             self._mirrors.note(track, status)
             again = self.mover and self.mover.note(track, status, self._clock.now_s())
@@ -354,7 +354,7 @@ class Follower:
         # A torn last line is read, and not folded; and who gets nothing need not ask again.
         got = answer.events
         told = answer.facts.get("events", "")
-        track.behind = bool(got.data) and told.isdecimal() and int(told[:18]) > got.end
+        track.behind = got.end > got.offset and told.isdecimal() and int(told[:18]) > got.end
 
     # --- what goes wrong -----------------------------------------------------------------------
 

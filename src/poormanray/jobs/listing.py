@@ -25,6 +25,8 @@ ENV, CONTENT = "@env", "@content"
 MOST_FILE_BYTES = 64 << 20
 # A large answer that does not end a file brings at least this much of it.
 LEAST_PROGRESS_BYTES = 1024
+# What a job is, or as much of that as fits.
+_WHOLE_ROW = f"- 0 0 {SMALL_ANSWER_CHARS} {META}:0,{MANIFEST}:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +101,57 @@ def resolve(fleet: Fleet, reference: str) -> str:
         NotFound: there is no such job.
         NotReached: no instance answered.
     """
+    return reference if is_job_id(reference) else _which(fleet, reference)[0]
+
+
+def find(fleet: Fleet, reference: str) -> Known:
+    """Read what the job is that a reference means (an id, `last`, or a job's name).
+
+    Raises:
+        NotFound: there is no such job.
+        NotReached: no instance answered.
+    """
     if is_job_id(reference):
-        return reference
-    order = Order(Call("which", (meant(reference), fleet.cluster), 0), {}, comment="pmr jobs")
-    found = []
-    problems: dict[str, str] = {}
-    for reply in fleet.remote.ask(order, fleet.ready_ids):
-        if reply.answer is None:
-            problems[reply.instance_id] = reply.problem
-        for job_id, data in reply.answer.jobs if reply.answer else ():
-            # Who does not tell sound things does not know.
-            with suppress(ValueError):
-                summary = sound_summary(job_id, data)
-                if summary.cluster == fleet.cluster and reference in ("last", summary.name):
-                    found.append(job_id)
+        return load(fleet, reference)
+    return _first_sound(fleet, *_which(fleet, reference))
+
+
+def _which(fleet: Fleet, reference: str) -> tuple[str, dict[str, Answer], dict[str, str]]:
+    """Return the newest job of a name, who told of it, and why some told nothing."""
+    order = Order(
+        Call("which", (meant(reference), fleet.cluster), 0),
+        {EVERYONE: _WHOLE_ROW},
+        comment="pmr jobs",
+    )
+    answers, problems = _ask_for_job(fleet, order)
+    found: dict[str, dict[str, Answer]] = {}
+    for instance_id, answer in answers.items():
+        # Who does not tell sound things does not know.
+        with suppress(ValueError):
+            summary = _told_summary(answer)
+            if summary.cluster == fleet.cluster and reference in ("last", summary.name):
+                found.setdefault(summary.job_id, {})[instance_id] = answer
     if found:
-        return max(found)
+        newest = max(found)
+        return newest, found[newest], problems
     if problems and len(problems) == len(fleet.ready_ids):
         raise _nobody_tells(fleet, f"which job {reference!r} is", problems)
     what = "no job" if reference == "last" else f"no job named {reference}"
     raise NotFound(
         f"cluster {fleet.cluster} has {what}", f"pmr jobs -n {fleet.cluster} lists its jobs"
     )
+
+
+def _told_summary(answer: Answer) -> JobSummary:
+    """Return the summary in an answer that says which job it means.
+
+    Raises:
+        ValueError: there is none, or it is not sound.
+    """
+    for record in answer.records:
+        if isinstance(record, Chunk) and record.name == META and record.offset == 0:
+            return sound_summary(answer.facts.get("job", ""), record.data)
+    raise ValueError("it does not say what the job is")
 
 
 def meant(reference: str) -> str:
@@ -151,10 +182,9 @@ def load(fleet: Fleet, job_id: str, *, deliver_timeout_s: int = DELIVER_TIMEOUT_
         NotFound: none of them knows the job.
         NotReached: none of them answered.
     """
-    row = f"- 0 0 {SMALL_ANSWER_CHARS} {META}:0,{MANIFEST}:0"
     order = Order(
         Call("observe", (job_id,), 0),
-        {EVERYONE: row},
+        {EVERYONE: _WHOLE_ROW},
         comment=f"pmr status {job_id}",
         deliver_timeout_s=deliver_timeout_s,
     )

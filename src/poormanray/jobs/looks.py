@@ -16,6 +16,8 @@ MOST_PIECES = 60
 # A large answer costs a call for each instance: where more than so many have fallen behind, small
 # ones that follow each other are cheaper.
 FEW = 3
+# So it is where the job is only looked at: nobody waits for the others meanwhile.
+FEW_AT_ONCE = 10
 
 
 def needs_look(track: Track, wanted: Wanted) -> bool:
@@ -72,7 +74,7 @@ def look_order(
     """Return the order that looks at instances; the longest wait of any of them is its window."""
     rows = {}
     order_s = 0
-    large = 0 < sum(track.behind for track in tracks) <= FEW
+    large = 0 < sum(track.behind for track in tracks) <= (FEW if wanted.live else FEW_AT_ONCE)
     for track in tracks:
         waits = wanted.live and not track.all_ended and not track.behind
         window_s = longest_s(track) if waits else 0
@@ -80,7 +82,7 @@ def look_order(
         word = mirrors.word_for(track)
         rows[track.host.instance_id] = row(track, wanted, window_s, word, large=large)
     return Order(
-        Call("observe", (job_id,), 0),
+        Call("observe" if wanted.live else "ends", (job_id,), 0),
         rows,
         order_s,
         large=large,

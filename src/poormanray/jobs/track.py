@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from poormanray.envelope import Answer, Chunk
+from poormanray.envelope import Answer, Chunk, Condensed
 from poormanray.jobs.logs import ANSWER_BYTES, Gap, LogCursor, Piece, Text, waiting_bytes
 from poormanray.ledger import EventLog, TaskState, TaskStatus
 from poormanray.manifest import Host
@@ -219,8 +219,9 @@ class Track:
         """Take note of how much an answer brought; say whether it is time to give up on them."""
         names = {record.name for record in answer.records}
         more = self.behind or any(self.cursors[name].todo for name in names & self.cursors.keys())
-        chunks = [record for record in answer.records if isinstance(record, Chunk)]
-        brought = sum(len(chunk.data) for chunk in (*chunks, *filter(None, [answer.events])))
+        parts: list[Chunk | Condensed] = [one for one in answer.records if isinstance(one, Chunk)]
+        parts += [answer.events] if answer.events else []
+        brought = sum(part.end - part.offset for part in parts)
         self.meagre = self.meagre + 1 if more and brought < LEAST_BROUGHT_BYTES else 0
         return max(self.meagre, self.omitted) > MOST_MEAGRE
 

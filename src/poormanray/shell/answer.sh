@@ -7,6 +7,7 @@
 # The body is a row of records; counts are bytes, and that many bytes follow the line:
 #   k <key> <value>                                 a fact
 #   e <offset> <count>                              part of the ledger's events
+#   c <offset> <upto> <count>                       what they tell from there up to there (ends.sh)
 #   l <name> <offset> <count> <size>                part of a log; size is what it has now
 #   h <name> <from> <upto>                          bytes of a log that are gone (its cap)
 #   t <name> <offset> <size>                        the log is shorter than what was read before
@@ -90,8 +91,15 @@ body() { # room for events and logs, in bytes; the whole body on stdout; sets US
         count=$((SIZE - EVENTS_AT))
         ((count > ROOM)) && count=$ROOM && MORE=1
         ROOM=$((ROOM - count))
-        printf 'e %s %s\n' "$EVENTS_AT" "$count"
-        ((count == 0)) || take "$JOB_DIR/events" "$EVENTS_AT" "$count"
+        if [[ -n ${CONDENSED-} ]]; then
+            condense "$count"
+            size_of "$BOX/ends"
+            printf 'c %s %s %s\n' "$EVENTS_AT" $((EVENTS_AT + READ)) "$SIZE"
+            cat "$BOX/ends"
+        else
+            printf 'e %s %s\n' "$EVENTS_AT" "$count"
+            ((count == 0)) || take "$JOB_DIR/events" "$EVENTS_AT" "$count"
+        fi
     fi
     for spec in ${WANTED//,/ }; do
         IFS=: read -r name at most <<<"$spec"

@@ -7,6 +7,6 @@ BOX=${0%/*}
 begin_answer
 expired && exit 0
 case $VERB in
-    start | put | observe | queue | cancel | jobs | which | probe | summary | prune | outputs) "verb_$VERB" ${ARGS[@]+"${ARGS[@]}"} ;;
+    start | put | observe | ends | queue | cancel | jobs | which | probe | summary | prune | outputs) "verb_$VERB" ${ARGS[@]+"${ARGS[@]}"} ;;
 esac
 exit 0

@@ -23,13 +23,13 @@ find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one 
     return 1
 }
 
-verb_which() { # which job (see find_job), cluster
-    WANTED='' EVENTS_AT=''
+verb_which() { # which job (see find_job), cluster; then as observe
     if find_job "$1" "$2"; then
-        add_job "$JOB_DIR/meta"
+        fact job "$JOB"
+        verb_observe "$JOB"
     else
         fact refused no-such-job
+        JOB_DIR=
+        answer "$SMALL"
     fi
-    JOB_DIR=
-    answer "$SMALL"
 }
