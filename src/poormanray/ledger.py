@@ -193,15 +193,13 @@ class EventLog:
         if part.offset != self.offset or part.end < part.offset:
             return changed
         self.offset = part.end
-        task = end_us = 0
+        ends = _ShortEnds()
         for line in part.data.decode("latin-1").split("\n"):
             try:
                 if line.startswith("="):
                     self._read(line[1:], changed)
                 elif line:
-                    more, later, *words = _short_end(line)
-                    task, end_us = task + int(more), end_us + int(later)
-                    self._read(_written_out(task, end_us, *words), changed)
+                    self._read(ends.written_out(line), changed)
             except ValueError:
                 self.damaged_lines += 1
         return changed
@@ -332,20 +330,30 @@ def decode_keys(text: str) -> list[tuple[int, int]]:
     return keys
 
 
-def _short_end(line: str) -> tuple[str, ...]:
-    """Return the words of a condensed end: task, end, took, slot, attempt and code."""
-    found = _SHORT_END.fullmatch(line)
-    if not found:
-        raise ValueError("not an end")
-    task, end, took, slot, attempt, code = found.groups()
-    return task, end, took, slot, attempt or "1", code or "0"
+@dataclass(slots=True)
+class _ShortEnds:
+    """What the ends of a condensed part are told in differences to (shell/ends.sh)."""
 
+    task: int = 0
+    end_us: int = 0
+    slot_end_us: dict[str, int] = field(default_factory=dict)
 
-def _written_out(task: int, end_us: int, took: str, slot: str, attempt: str, code: str) -> str:
-    """Return a condensed end as the event that it stands for."""
-    times_us = (end_us, end_us - int(took))
-    when, began = (f"{us // 1_000_000}.{us % 1_000_000:06d}" for us in times_us)
-    return f"E {when} {task} {attempt} {code} exit {began} {slot}"
+    def written_out(self, line: str) -> str:
+        """Return a condensed end as the event that it stands for.
+
+        Raises:
+            ValueError: it is none.
+        """
+        found = _SHORT_END.fullmatch(line)
+        if not found:
+            raise ValueError("not an end")
+        task, end, start, slot, attempt, code = found.groups()
+        start_us = self.slot_end_us.get(slot, self.end_us) + int(start)
+        self.task += int(task)
+        self.end_us += int(end)
+        self.slot_end_us[slot] = self.end_us
+        when, began = (f"{us // 1_000_000}.{us % 1_000_000:06d}" for us in (self.end_us, start_us))
+        return f"E {when} {self.task} {attempt or 1} {code or 0} exit {began} {slot}"
 
 
 def _seconds(text: str) -> float:

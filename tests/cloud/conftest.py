@@ -22,7 +22,7 @@ PMR = Path(sys.executable).with_name("pmr")
 QUICK = {
     "pending_s": 0.1,
     "registration_s": 0.2,
-    "profile_visible_s": 0.2,
+    "profile_visible_s": 1,
     "stopping_s": 0.1,
     "shutting_down_s": 0.1,
 }

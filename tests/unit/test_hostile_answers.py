@@ -115,7 +115,22 @@ events = st.builds(
     st.sampled_from([b"exit", b"lost", b"\x1b[2J", b"x" * 9000]),
     numbers,
 )
+short = st.one_of(
+    st.builds(lambda *words: b" ".join(words) + b"\n", numbers, numbers, numbers, numbers),
+    st.builds(lambda *words: b" ".join(words) + b"\n", *[numbers] * 6),
+    events.map(lambda event: b"=" + event.rpartition(b" ")[0] + b"\n"),
+    st.binary(max_size=40),
+)
+
+
+def condensed(offset: int, end: bytes, told: list[bytes]) -> bytes:
+    """Return events told shortly."""
+    data = b"".join(told)
+    return b"c %d %s %d\n%s" % (offset, end, len(data), data)
+
+
 records = st.one_of(
+    st.builds(condensed, st.integers(0, 9), numbers, st.lists(short, max_size=5)),
     st.builds(b"k %s\n".__mod__, texts),
     st.builds(
         lambda n, o, d, s: chunk(n.decode(), o, d, s),
