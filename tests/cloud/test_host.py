@@ -165,7 +165,7 @@ while :; do sleep 0.1; done
 @pytest.mark.parametrize("how", ["timeout", "kill"])
 def test_kill_is_one_sigkill_to_the_group(on: Guests, how: str) -> None:
     files = {name: on.path(f"tmp/{name}") for name in ("plain", "nohup", "setsid", "screen")}
-    running = on.start(BEATS, timeout_s=2 if how == "timeout" else 60)
+    running = on.start(BEATS, timeout_s=4 if how == "timeout" else 60)
     soon(lambda: all(path.exists() for path in files.values()))
     if how == "kill":
         running.kill()

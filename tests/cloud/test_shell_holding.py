@@ -110,7 +110,7 @@ def test_what_fails_runs_again_after_its_back_off_while_others_run(
 def test_turns_come_to_an_end_and_a_time_limit_is_a_failure_too(
     machine: Machine,
 ) -> None:
-    job = made("exit 3", "sleep 300", timeout_s=0.3, slots="2", rules=Rules(retries=1))
+    job = made("exit 3", "sleep 300", timeout_s=1.5, slots="2", rules=Rules(retries=1))
     machine.start(job)
     log = machine.until(job, lambda log: {(0, 2), (1, 2)} <= log.tasks.keys() and not log.open)
     assert [log.newest[task].state for task in (0, 1)] == [TaskState.FAILED, TaskState.TIMEOUT]

@@ -312,7 +312,7 @@ def test_one_task_is_cancelled_and_the_others_go_on(machine: Machine) -> None:
 
 
 def test_a_time_limit_ends_a_task(machine: Machine) -> None:
-    job = made("sleep 300", "sleep 0.1", timeout_s=0.7, slots="2")
+    job = made("sleep 300", "sleep 0.1", timeout_s=2, slots="2")
     log = machine.run(job)
     assert log.newest[0].state is TaskState.TIMEOUT
     assert log.newest[1].state is TaskState.SUCCEEDED

@@ -19,11 +19,11 @@ Client = Any
 Image = str
 CLOCK = Clock()
 SETTINGS = {
-    "terminated_shown_s": 3,
+    "terminated_shown_s": 6,
     "capacity": 6,
     "ssm_rate": 5,
     "ec2_throttle": 1,
-    "session_lifetime_s": 4,
+    "session_lifetime_s": 8,
     "page_max": 2,
 }
 # Long enough for a few calls on a machine that has much else to do.
