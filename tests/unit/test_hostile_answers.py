@@ -18,7 +18,7 @@ from poormanray.envelope import MOST_RECORDS, EnvelopeError, decode, encode
 from poormanray.errors import ExitCode, NotFound, NotReached
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
-from poormanray.jobs.listing import MANIFEST, META, list_jobs, load, resolve
+from poormanray.jobs.listing import MANIFEST, META, find, list_jobs, load, resolve
 from poormanray.jobs.logs import LogCursor
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import LogText, Track, Wanted
@@ -306,9 +306,15 @@ def test_a_forged_id_goes_nowhere(job_id: str, meta: bytes) -> None:
     found, problems = list_jobs(ssm.fleet())
     assert [job.summary.job_id for job in found] == [OTHER]
     assert "damaged" in problems[ME]
-    named = [said(b"k job %s\n" % key.encode(), chunk(META, 0, what)) for key, what in told_ids]
+    manifest = chunk(MANIFEST, 0, sections(OTHER)["manifest"])
+    named = [
+        said(b"k job %s\n" % key.encode(), chunk(META, 0, what), manifest) for key, what in told_ids
+    ]
     ssm = Ssm({ME: named[:1], YOU: named[1:]})
     assert resolve(ssm.fleet(), "last") == OTHER
+    known = find(ssm.fleet(), "last")
+    assert (known.summary.job_id, known.holders) == (OTHER, frozenset({YOU}))
+    assert "damaged" in known.problems[ME]
 
 
 @given(st.lists(records, max_size=5), st.binary(max_size=60))

@@ -126,11 +126,13 @@ def _which(fleet: Fleet, reference: str) -> tuple[str, dict[str, Answer], dict[s
     answers, problems = _ask_for_job(fleet, order)
     found: dict[str, dict[str, Answer]] = {}
     for instance_id, answer in answers.items():
-        # Who does not tell sound things does not know.
-        with suppress(ValueError):
+        try:
             summary = _told_summary(answer)
-            if summary.cluster == fleet.cluster and reference in ("last", summary.name):
-                found.setdefault(summary.job_id, {})[instance_id] = answer
+        except ValueError as error:
+            problems[instance_id] = f"its answer is damaged: {error}"
+            continue
+        if summary.cluster == fleet.cluster and reference in ("last", summary.name):
+            found.setdefault(summary.job_id, {})[instance_id] = answer
     if found:
         newest = max(found)
         return newest, found[newest], problems

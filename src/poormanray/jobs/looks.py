@@ -16,7 +16,7 @@ MOST_PIECES = 60
 # A large answer costs a call for each instance: where more than so many have fallen behind, small
 # ones that follow each other are cheaper.
 FEW = 3
-# So it is where the job is only looked at: nobody waits for the others meanwhile.
+# Where a job is only looked at, somebody waits for just these.
 FEW_AT_ONCE = 10
 
 
