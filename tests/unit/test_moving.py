@@ -135,6 +135,19 @@ def world(shares: list[list[int]], *, retries: int = 0, fails: frozenset[tuple[i
     return World(instances, Mover("job", tracks, Turns(retries)))
 
 
+def test_what_moves_stays_in_the_order_in_which_it_was_asked_for() -> None:
+    some = world([list(range(20)), [20]], fails=frozenset())
+    for instance in some.instances.values():
+        instance.work()
+    some.look()
+    for _ in range(2):
+        some.move("done")
+    own, *brought = some.instances["i-1"].queue
+    assert own == (20, 1)
+    assert len(brought) > 2
+    assert brought == sorted(brought)
+
+
 SHARES = st.lists(st.integers(0, 12), min_size=1, max_size=5).filter(any)
 STEPS = st.lists(st.tuples(FATES, st.lists(st.integers(0, 4), max_size=3)), max_size=25)
 

@@ -349,7 +349,10 @@ class Mover:
 def _last_waiting(
     source: Track, target: Track, count: int, gives: Mapping[str, Mapping[int, list[Key]]]
 ) -> list[Key]:
-    """Return what waits longest for its turn at the source and has not been at the target."""
+    """Return what would wait longest at the source and has not been at the target.
+
+    It is in the order of the queue: what was asked for first starts first, wherever it is.
+    """
     leaving = {key for keys in gives.get(source.host.instance_id, {}).values() for key in keys}
     found: list[Key] = []
     for key in reversed(source.log.open.items()):
@@ -357,7 +360,7 @@ def _last_waiting(
             break
         if key not in source.log.tasks and key not in leaving and key not in target.log.given:
             found.append(key)
-    return found
+    return found[::-1]
 
 
 def queue_row(
