@@ -23,13 +23,15 @@ find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one 
     return 1
 }
 
-verb_which() { # which job (see find_job), cluster; then as observe
+verb_which() { # which job (see find_job), cluster; the row is as for observe, and nothing is started
+    WANTED='' EVENTS_AT='' BUDGET=$SMALL
     if find_job "$1" "$2"; then
         fact job "$JOB"
-        verb_observe "$JOB"
+        my_row
+        read -r _ _ _ BUDGET WANTED <<<"$ROW"
     else
         fact refused no-such-job
         JOB_DIR=
-        answer "$SMALL"
     fi
+    answer "$BUDGET"
 }
