@@ -69,11 +69,15 @@ class Shrunk:
 
 @dataclass(frozen=True, slots=True)
 class Condensed:
-    """What the events of a ledger tell from `offset` up to `end`, shortly (shell/ends.sh)."""
+    """What the events of a ledger tell from `offset` up to `end`, shortly (shell/ends.sh).
+
+    `sum` is that of the checksums of the ends among them; None where they were tried already.
+    """
 
     offset: int
     end: int
     data: bytes
+    sum: int | None = None
 
 
 Record = Chunk | Hole | Shrunk
@@ -200,8 +204,13 @@ def _parse(body: bytes, *, more: bool, packed_bytes: int) -> Answer:
                 facts[key] = " ".join(value)
             case ["e", offset, count]:
                 events = Chunk("events", _number(offset), reader.take(_number(count)), 0)
-            case ["c", offset, end, count]:
-                events = Condensed(_number(offset), _number(end), reader.take(_number(count)))
+            case ["c", offset, end, count, *sums]:
+                events = Condensed(
+                    _number(offset),
+                    _number(end),
+                    reader.take(_number(count)),
+                    _number(sums[0]) if sums else None,
+                )
             case ["j", job, count]:
                 jobs.append((job, reader.take(_number(count))))
             case _:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from poormanray.envelope import Chunk, Condensed
+from poormanray.events import checksum, written_out
 from poormanray.schedule import whole_number
 
 ID_LENGTH = 11
@@ -21,14 +22,8 @@ MOST_ATTEMPTS = 1_000
 LONGEST_REASON = 60
 # Epoch seconds of events, as long as honest ones can be (up to the year 5138).
 _TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
-# An end as shell/ends.sh tells it.
-_SHORT_END = re.compile(
-    r"(-?[0-9]{1,17}) (-?[0-9]{1,17}) (-?[0-9]{1,17}) ([0-9]+)(?: ([0-9]+) ([0-9]+))?"
-)
 # What EC2 will do to a spot instance, and when.
 _NOTICE = re.compile(r"[a-z-]{1,20} [0-9TZ:.-]{1,30}")
-# Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
-_NO_DIGIT = re.compile(r"[^0-9a-zA-Z ]")
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -89,16 +84,6 @@ class TaskStatus:
         return number if 0 < number <= SIGNALS else 0
 
 
-def checksum(text: str) -> str:
-    """Return the checksum of an event line (shell/ledger.sh: checksum)."""
-    value = 5381
-    for word in _NO_DIGIT.sub("z", text).split(" "):
-        for at in range(0, len(word), 11):
-            rest = len(word) - at
-            value = ((value * 33 + rest) * 31 + int(word[at : at + 11], 36)) % 4294967291
-    return f"{value:08x}"
-
-
 _ENDS = {
     "timeout": TaskState.TIMEOUT,
     "cancelled": TaskState.CANCELLED,
@@ -126,7 +111,8 @@ class EventLog:
     `held` are the slots that start nothing for now, with `load` or `memory` for why; `interrupted`
     is what EC2 will do to the spot instance, and when: nothing starts there any more.
     `offset` counts the bytes that were folded, whole lines only: read on from there. `own` are
-    the tasks that the instance may tell of (None: any); what it says of others is damage. `open`
+    the tasks that the instance may tell of (None: any); what it says of others is damage.
+    `doubted`: checksums of ends that it told shortly did not add up. `open`
     are the attempts that have no end yet, by task; `given` are those that went to another
     instance, with its host index; `adopted` those that came from elsewhere, or come again.
     """
@@ -145,6 +131,7 @@ class EventLog:
     interrupted: tuple[str, str] | None = None
     detached_by: str = ""
     damaged_lines: int = 0
+    doubted: bool = False
 
     def expect(self, tasks: Iterable[int]) -> None:
         """Begin with the tasks that were spread to the instance; it tells of no others."""
@@ -186,27 +173,32 @@ class EventLog:
         return changed
 
     def read(self, part: Chunk | Condensed) -> list[TaskStatus]:
-        """Fold a part of the events as an instance answers it; return the tasks that changed."""
+        """Fold a part of the events as an instance answers it; return the tasks that changed.
+
+        Where the checksums of its ends do not add up, nothing is folded: it is `doubted`, and
+        must come again, each of them tried by the instance.
+        """
         if isinstance(part, Chunk):
             return self.feed(part.offset, part.data)
         changed: list[TaskStatus] = []
         if part.offset != self.offset or part.end < part.offset:
             return changed
+        events, adds_up = written_out(part)
+        if not (adds_up or self.doubted):
+            self.doubted = True
+            return changed
         self.offset = part.end
-        ends = _ShortEnds()
-        for line in part.data.decode("latin-1").split("\n"):
-            try:
-                if line.startswith("="):
-                    self._read(line[1:], changed)
-                elif line:
-                    self._read(ends.written_out(line), changed)
-            except ValueError:
-                self.damaged_lines += 1
+        for text in events:
+            self._take(text, changed)
         return changed
 
     def _fold(self, line: str, changed: list[TaskStatus]) -> None:
         text, _, digest = line.rpartition(" ")
-        if digest != checksum(text):
+        self._take(text if digest == checksum(text) else None, changed)
+
+    def _take(self, text: str | None, changed: list[TaskStatus]) -> None:
+        """Take in an event; None stands for a damaged one."""
+        if text is None:
             self.damaged_lines += 1
             return
         try:
@@ -328,32 +320,6 @@ def decode_keys(text: str) -> list[tuple[int, int]]:
         if keys[-1][1] > MOST_ATTEMPTS:
             raise ValueError("more attempts than a task can have")
     return keys
-
-
-@dataclass(slots=True)
-class _ShortEnds:
-    """What the ends of a condensed part are told in differences to (shell/ends.sh)."""
-
-    task: int = 0
-    end_us: int = 0
-    slot_end_us: dict[str, int] = field(default_factory=dict)
-
-    def written_out(self, line: str) -> str:
-        """Return a condensed end as the event that it stands for.
-
-        Raises:
-            ValueError: it is none.
-        """
-        found = _SHORT_END.fullmatch(line)
-        if not found:
-            raise ValueError("not an end")
-        task, end, start, slot, attempt, code = found.groups()
-        start_us = self.slot_end_us.get(slot, self.end_us) + int(start)
-        self.task += int(task)
-        self.end_us += int(end)
-        self.slot_end_us[slot] = self.end_us
-        when, began = (f"{us // 1_000_000}.{us % 1_000_000:06d}" for us in (self.end_us, start_us))
-        return f"E {when} {self.task} {attempt or 1} {code or 0} exit {began} {slot}"
 
 
 def _seconds(text: str) -> float:

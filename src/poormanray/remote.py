@@ -26,6 +26,8 @@ CHUNK = 50
 FIRST_POLL_S = 0.8
 FIRST_BULK_POLL_S = 0.5
 POLL_GROWTH = 1.3
+# Where somebody waits for one answer of each, and for nothing else: after the first one.
+PROMPT_POLL_S = 0.4
 LONGEST_POLL_S = 1.2
 # However many commands are under way, they are looked at so often a second, all together.
 POLLS_PER_S = 2.5
@@ -57,7 +59,7 @@ class Order:
 
     `window_s` is how long the verb may wait on the instance, and `work_s` how long it may work
     beside that; `large` says that answers may be longer than a list of invocations returns;
-    `patient` that few calls matter more than a second.
+    `patient` that few calls matter more than a second, `prompt` that somebody waits for just this.
     """
 
     call: Call
@@ -68,6 +70,7 @@ class Order:
     deliver_timeout_s: int = DELIVER_TIMEOUT_S
     work_s: int = 0
     patient: bool = False
+    prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,7 @@ class Remote:
                 + (order.deliver_timeout_s + order.window_s + order.work_s + 2 * SLACK_S),
                 large=order.large,
                 next_poll_s=now_s + jittered(first_s),
-                interval_s=first_s * POLL_GROWTH,
+                interval_s=PROMPT_POLL_S if order.prompt else first_s * POLL_GROWTH,
                 patient_for=len(ids) if order.patient else 0,
                 order=order,
                 doubt_at_s=now_s + UNSEEN_S,

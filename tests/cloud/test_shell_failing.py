@@ -14,7 +14,8 @@ import pytest
 
 from poormanray import shell
 from poormanray.envelope import Chunk
-from poormanray.ledger import TaskState, checksum, new_job_id
+from poormanray.events import checksum
+from poormanray.ledger import TaskState, new_job_id
 from poormanray.manifest import Job, decode_meta
 from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, small_disk
 

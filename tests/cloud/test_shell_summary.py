@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from poormanray import shell
 from poormanray.envelope import Chunk, decode
+from poormanray.events import checksum
 from poormanray.jobs.listing import meant
 from poormanray.jobs.outcome import BETWEEN, outcomes, tracks_of
 from poormanray.jobs.summary import Share, read_share
 from poormanray.jobs.survey import looked_over
-from poormanray.ledger import TaskState, checksum, ended_counts, new_job_id
+from poormanray.ledger import TaskState, ended_counts, new_job_id
 from poormanray.manifest import (
     Host,
     Job,
@@ -85,7 +86,7 @@ def machine() -> Iterator[Machine]:
         yield Machine(Path(folder))
 
 
-moments = st.floats(1_700_000_000, 1_700_000_900).map("{:.6f}".format)
+moments = st.floats(1_700_000_000, 1_700_000_900).map("{:.3f}".format)
 tasks = st.integers(0, 6)
 attempts = st.integers(1, 3)
 keys = st.lists(st.builds("{}.{}".format, tasks, attempts), min_size=1, max_size=3).map(",".join)
@@ -109,7 +110,7 @@ events = st.one_of(start, end, whole_end, came, went, others).map(line)
 # Most of what a ledger holds: a task starts and ends.
 usual = st.builds(
     lambda task, at, code: (
-        line(f"S {at} {task} 1 0 77 5") + line(f"E {float(at) + 1:.6f} {task} 1 {code} exit {at} 0")
+        line(f"S {at} {task} 1 0 77 5") + line(f"E {float(at) + 1:.3f} {task} 1 {code} exit {at} 0")
     ),
     tasks,
     moments,

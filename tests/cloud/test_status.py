@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,21 @@ def test_every_task_is_listed_when_asked_for(pmr: Pmr, cluster: str, job: str) -
     }
     told = pmr("status", job, "-n", cluster, "--tasks").stdout
     assert re.search(r"^4 +4 .*FAILED", told, re.M)
+
+
+@pytest.mark.parametrize("reference", ["id", "last", "some fail"])
+def test_every_task_costs_one_round_trip(
+    pmr: Pmr, cluster: str, job: str, reference: str, tmp_path: Path
+) -> None:
+    meant = job if reference == "id" else reference
+    before = ssm_calls(pmr)
+    assert len(pmr.json("status", "--tasks", meant, "-n", cluster)["tasks"]) == 12
+    between = ssm_calls(pmr)
+    pmr("report", meant, "-n", cluster, "-o", tmp_path / "page.html")
+    assert [(between - before)["SendCommand"], (ssm_calls(pmr) - between)["SendCommand"]] == [1, 1]
+    page = (tmp_path / "page.html").read_text()
+    assert "working on 4</code>" in page
+    assert "three</code>" in page
 
 
 def test_a_lost_instance_is_told(pmr: Pmr, new_cluster: Callable[[str, int], str]) -> None:

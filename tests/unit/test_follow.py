@@ -11,6 +11,7 @@ import pytest
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import ExitCode
+from poormanray.events import checksum
 from poormanray.jobs.cadence import SILENCE_S
 from poormanray.jobs.follow import MOST_FAILURES, Follower
 from poormanray.jobs.moving import Turns
@@ -32,7 +33,7 @@ from poormanray.jobs.track import (
     Track,
     Wanted,
 )
-from poormanray.ledger import TaskState, checksum
+from poormanray.ledger import TaskState
 from poormanray.manifest import Host
 from poormanray.model import InstanceState
 from poormanray.remote import Flight, Order, Reply, Sent

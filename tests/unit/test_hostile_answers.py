@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +16,16 @@ from hypothesis import strategies as st
 
 from poormanray.cli.output import Output
 from poormanray.cli.watching import Watcher, outcome_row
-from poormanray.envelope import MOST_RECORDS, EnvelopeError, decode, encode
+from poormanray.envelope import MOST_RECORDS, Condensed, EnvelopeError, decode, encode
 from poormanray.errors import ExitCode, NotFound, NotReached
+from poormanray.events import checksum
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
-from poormanray.jobs.listing import MANIFEST, META, find, list_jobs, load, resolve
+from poormanray.jobs.listing import MANIFEST, META, find, find_with_events, list_jobs, load, resolve
 from poormanray.jobs.logs import LogCursor
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import LogText, Track, Wanted
-from poormanray.ledger import TaskState, checksum
+from poormanray.ledger import TaskState
 from poormanray.manifest import Host, Job, Task, encode_sections
 from poormanray.model import Instance, InstanceState, Invocation, InvocationStatus
 from poormanray.remote import Remote
@@ -116,21 +119,31 @@ events = st.builds(
     numbers,
 )
 short = st.one_of(
-    st.builds(lambda *words: b" ".join(words) + b"\n", numbers, numbers, numbers, numbers),
-    st.builds(lambda *words: b" ".join(words) + b"\n", *[numbers] * 6),
+    numbers.map(lambda task: task + b"\n"),
+    st.builds(lambda *words: b" ".join(words) + b"\n", *[numbers] * 3),
     events.map(lambda event: b"=" + event.rpartition(b" ")[0] + b"\n"),
     st.binary(max_size=40),
 )
 
 
-def condensed(offset: int, end: bytes, told: list[bytes]) -> bytes:
+several = st.lists(numbers, max_size=3).map(lambda some: b" ".join(some) + b"\n")
+
+
+def condensed(offset: int, end: bytes, told: list[bytes], times: bytes, total: bytes) -> bytes:
     """Return events told shortly."""
-    data = b"".join(told)
-    return b"c %d %s %d\n%s" % (offset, end, len(data), data)
+    data = times + b"".join(told)
+    return b"c %d %s %d%s\n%s" % (offset, end, len(data), total, data)
 
 
 records = st.one_of(
-    st.builds(condensed, st.integers(0, 9), numbers, st.lists(short, max_size=5)),
+    st.builds(
+        condensed,
+        st.integers(0, 9),
+        numbers,
+        st.lists(short, max_size=5),
+        st.builds(lambda *three: b"".join(three), several, several, several),
+        st.just(b"") | numbers.map(lambda number: b" " + number),
+    ),
     st.builds(b"k %s\n".__mod__, texts),
     st.builds(
         lambda n, o, d, s: chunk(n.decode(), o, d, s),
@@ -283,6 +296,29 @@ def test_a_liar_does_not_hide_a_job(lie: list[str]) -> None:
         load(Ssm({ME: lie}).fleet(), JOB)
 
 
+@pytest.mark.parametrize("lie", [*lies()])
+@pytest.mark.parametrize("named", [b"", b"k job " + JOB.encode() + b"\n"])
+@pytest.mark.parametrize("reference", [JOB, "last"])
+def test_a_liar_does_not_hide_what_has_happened(
+    lie: list[str], named: bytes, reference: str
+) -> None:
+    parts, event = sections(), line("E 2.0 1 1 0 exit 1.0 0")
+    what = chunk(META, 0, parts["meta"]) + chunk(MANIFEST, 0, parts["manifest"])
+    sound = said(b"k job " + JOB.encode() + b"\n", part(0, event), what)
+    ssm = Ssm({ME: [said(named, decoded(lie[0])), *lie], YOU: [sound]})
+    known = find_with_events(ssm.fleet(), reference)
+    assert known.manifest.hosts == HOSTS
+    assert known.holders == known.told.keys() == {YOU}
+    assert "damaged" in known.problems[ME]
+    log = Track(HOSTS[1]).log
+    assert log.read(known.told[YOU].events or Condensed(0, 0, b""))[0].task == 1
+
+
+def decoded(envelope: str) -> bytes:
+    """Return the body of an envelope."""
+    return gzip.decompress(base64.b64decode(envelope.split()[4]))
+
+
 def test_a_job_of_another_cluster_is_refused() -> None:
     with pytest.raises(NotFound, match="it is one of cluster other"):
         load(Ssm({ME: honest(cluster="other")}).fleet(), JOB)
@@ -325,3 +361,6 @@ def test_any_list_of_jobs_can_be_read(some: list[bytes], meta: bytes) -> None:
     assert all(job.state for job in found)
     with contextlib.suppress(NotFound, NotReached):
         load(Ssm({ME: [lie]}).fleet(), JOB)
+    named = said(b"k job %s\n" % JOB.encode(), *some)
+    with contextlib.suppress(NotFound, NotReached):
+        find_with_events(Ssm({ME: [named], YOU: honest()}).fleet(), "last")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poormanray.events import checksum
 from poormanray.ledger import (
     ID_ALPHABET,
     EventLog,
     TaskState,
     TaskStatus,
-    checksum,
     decode_keys,
     encode_keys,
     ended_counts,

@@ -7,10 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poormanray.events import checksum
 from poormanray.jobs.mirror import MOST_CHARS, REASON, Mirrors, decode, encode, learn
 from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import Track
-from poormanray.ledger import TaskState, TaskStatus, checksum
+from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 
 STATUSES = st.lists(

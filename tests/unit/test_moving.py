@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poormanray.events import checksum
 from poormanray.jobs.moving import EVERY_S, SILENT_S, Mover, Turns
 from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import Track
-from poormanray.ledger import TaskState, TaskStatus, checksum, decode_keys, encode_keys
+from poormanray.ledger import TaskState, TaskStatus, decode_keys, encode_keys
 from poormanray.manifest import Host
 
 FATES = st.sampled_from(["done", "done", "done", "lost", "unheard", "late"])

@@ -49,7 +49,7 @@ def test_every_task_that_has_started_is_a_bar(
         outcome(n, state, began, took, name) for n, (state, began, took, name) in enumerate(told)
     ]
     # A picture that is no XML is no picture.
-    drawn = ElementTree.fromstring(gantt_svg(found).encode("utf-8"))
+    drawn = ElementTree.fromstring(gantt_svg(bars(found)).encode("utf-8"))
     titles = [one for one in drawn.iter(f"{TAG}rect") if one.find(f"{TAG}title") is not None]
     assert len(titles) == sum(one.status.started_at is not None for one in found)
     assert all(bar.upto_s >= bar.from_s >= 0 for bar in bars(found))

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from poormanray.cli.output import Output
 from poormanray.cli.status import show
+from poormanray.events import checksum
 from poormanray.jobs.outcome import outcomes, tracks_of
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
 from poormanray.jobs.survey import looked_over
-from poormanray.ledger import TaskState, checksum
+from poormanray.ledger import TaskState
 from poormanray.manifest import Host, Job, JobSummary, Manifest, Task, decode_meta, encode_meta
 
 JOB_ID = "1nge2n8b7ms"

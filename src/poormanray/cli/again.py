@@ -80,7 +80,7 @@ def seen(app: App, name: str, job: str) -> Seen:
         NotFound: there is no such job.
         UsageProblem: it is no map.
     """
-    fleet, known = known_job(app, name, job)
+    fleet, known = known_job(app, name, job, events=True)
     if known.summary.kind != "map":
         raise UsageProblem(
             f"job {known.summary.job_id} is a {known.summary.kind}, not a map",

@@ -26,7 +26,7 @@ from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.join import Joiner
-from poormanray.jobs.listing import Known, Listed, find, list_jobs, resolve
+from poormanray.jobs.listing import Known, Listed, find, find_with_events, list_jobs, resolve
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import tracks_of
 from poormanray.jobs.track import Track, Wanted
@@ -49,10 +49,10 @@ def fleet_of(app: App, name: str, told: set[str] | None = None) -> Fleet:
     return fleet
 
 
-def known_job(app: App, name: str, job: str) -> tuple[Fleet, Known]:
-    """Find a job of a cluster, by id, name or `last`."""
+def known_job(app: App, name: str, job: str, *, events: bool = False) -> tuple[Fleet, Known]:
+    """Find a job of a cluster, by id, name or `last`; with `events`, also what has happened."""
     fleet = fleet_of(app, name)
-    return fleet, find(fleet, job)
+    return fleet, find_with_events(fleet, job) if events else find(fleet, job)
 
 
 def job_id_of(app: App, name: str, job: str) -> str:
@@ -98,6 +98,7 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
         timeout_s=timeout_s,
         turns=turns,
         newcomers=newcomers,
+        told=known.told if tracks is None else {},
     )
 
 

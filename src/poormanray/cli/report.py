@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,8 +14,9 @@ from poormanray.cli.output import one_line
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import Known
+from poormanray.jobs.logs import told_last_lines
 from poormanray.jobs.outcome import Outcome, outcomes
-from poormanray.jobs.report import gantt_svg, report_csv, report_html
+from poormanray.jobs.report import bars, gantt_svg, report_csv, report_html
 from poormanray.jobs.results import fresh
 from poormanray.jobs.track import LogText, Track, Wanted
 from poormanray.ledger import TaskState
@@ -46,7 +47,7 @@ def _file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Pa
 @aws_options
 def report(app: App, *, name: str, file: Path | None, job: str) -> int:
     """Write a job as one page that opens offline: slots over time, durations, what failed."""
-    fleet, known = known_job(app, name, job)
+    fleet, known = known_job(app, name, job, events=True)
     tracks = looked_at(app, fleet, known)
     found = outcomes(tracks, known.manifest.task_names)
     target = file or Path(f"report-{known.summary.job_id}.html")
@@ -73,10 +74,10 @@ def _text(
     if kind == ".csv":
         return report_csv(found)
     if kind == ".svg":
-        return gantt_svg(found)
+        return gantt_svg(bars(found))
     summary = known.summary
     named = f" {summary.name!r}" if summary.name else ""
-    failed = [one.task for one in found if one.state in (TaskState.FAILED, TaskState.TIMEOUT)]
+    failed = [one for one in found if one.state in (TaskState.FAILED, TaskState.TIMEOUT)]
     return report_html(
         f"{summary.kind} {summary.job_id}{named} on {summary.cluster}",
         found,
@@ -85,20 +86,25 @@ def _text(
     )
 
 
-def last_lines(app: App, fleet: Fleet, known: Known, tasks: Collection[int]) -> dict[int, str]:
+def last_lines(app: App, fleet: Fleet, known: Known, failed: Sequence[Outcome]) -> dict[int, str]:
     """Return the last line that each of these tasks has written, where it wrote any."""
-    if not tasks:
-        return {}
-    chosen = frozenset(tasks)
-    wanted = Wanted(chosen.__contains__, live=False, from_end_bytes=TAIL_BYTES)
+    told = {key: told_last_lines(answer) for key, answer in known.told.items()}
     tails: dict[str, bytes] = defaultdict(bytes)
+    for one in failed:
+        # Nobody tells of what ran elsewhere.
+        of_host = told.get(one.host.instance_id, {})
+        if one.status.key in of_host:
+            tails[one.status.key] = of_host[one.status.key]
+    left = frozenset(one.task for one in failed if one.status.key not in tails)
+    if left:
+        wanted = Wanted(left.__contains__, live=False, from_end_bytes=TAIL_BYTES)
+        for happening in follower_for(app, fleet, known, wanted).run():
+            if isinstance(happening, LogText):
+                tails[happening.key] += happening.data
     newest: dict[int, str] = {}
-    for happening in follower_for(app, fleet, known, wanted).run():
-        if isinstance(happening, LogText):
-            tails[happening.key] += happening.data
-    for key in sorted(tails, key=lambda key: int(key.partition(".")[2])):
-        lines = tails[key].decode("utf-8", "replace").split("\n")
+    for one in failed:
+        lines = tails[one.status.key].decode("utf-8", "replace").split("\n")
         words = [line.strip() for line in lines if line.strip()]
         if words:
-            newest[int(key.partition(".")[0])] = one_line(words[-1][-LONGEST_LINE:])
+            newest[one.task] = one_line(words[-1][-LONGEST_LINE:])
     return newest

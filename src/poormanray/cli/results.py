@@ -62,7 +62,7 @@ def results(app: App, *, name: str, output: str, pattern: str | None, bucket: st
     --outputs, what a task wrote into PMR_OUTPUT_DIR comes as outputs/<task>/<path>.
     """
     folder = _folder(output)
-    fleet, known = known_job(app, name, job)
+    fleet, known = known_job(app, name, job, events=True)
     follower = follower_for(app, fleet, known, Wanted(lambda _task: True, live=False))
     collection = Collection(folder)
     watcher = Watcher(app.out, quiet=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -60,8 +60,8 @@ class Follower:
     `parallelism` is how many of those may run at a time. With `turns` it moves waiting tasks
     to where they run soonest, gives those that fail further turns, and lets a second instance
     remember what has ended on each. `newcomers` is asked now and then, while tasks wait, for
-    instances that may take some. After `timeout_s` seconds (0: never) it stops watching, and
-    `gave_up_waiting` is set.
+    instances that may take some. `told` are answers of before, as to a look. After `timeout_s`
+    seconds (0: never) it stops watching, and `gave_up_waiting` is set.
     """
 
     def __init__(  # noqa: PLR0913 (the parts it is made of)
@@ -78,6 +78,7 @@ class Follower:
         timeout_s: float = 0.0,
         turns: Turns | None = None,
         newcomers: Joiner | None = None,
+        told: Mapping[str, Answer] | None = None,
     ) -> None:
         self.job_id = job_id
         self.tracks = {track.host.instance_id: track for track in tracks}
@@ -85,6 +86,7 @@ class Follower:
         self._remote = remote
         self._clock = clock
         self._start = start
+        self._told = told or {}
         self.mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
         self._newcomers = newcomers
@@ -104,6 +106,8 @@ class Follower:
 
     def run(self) -> Iterator[Happening]:
         """Yield what happens until there is nothing more to wait for."""
+        for key in [key for key in self._told if key in self.tracks]:
+            yield from self._take(Reply(key, self._told[key]), "look", [])
         while True:
             if self._clock.now_s() >= self._until_s:
                 self.gave_up_waiting = True
@@ -141,7 +145,7 @@ class Follower:
         needing = [track for track in self.tracks.values() if needs_look(track, self._wanted)]
         due = [track for track in needing if track.due_at_s <= now_s]
         fresh = [track for track in due if not track.started]
-        active = sum(1 for t in self.tracks.values() if t.started and not self._over(t))
+        active = sum(1 for t in self.tracks.values() if t.started and not t.over)
         fresh = fresh[: max(0, self._parallelism - active)]
         for some in ([t for t in fresh if not t.joined], [t for t in fresh if t.joined]):
             if some:
@@ -192,11 +196,8 @@ class Follower:
                 yield from self._take_moved(reply)
 
     def _fitting_cadence(self) -> Cadence:
-        followed = sum(not self._over(track) for track in self.tracks.values())
+        followed = sum(not track.over for track in self.tracks.values())
         return Cadence(-(-followed // CHUNK))
-
-    def _over(self, track: Track) -> bool:
-        return bool(track.problem) or track.all_ended
 
     def _send(self, order: Order, tracks: Sequence[Track], kind: str) -> Iterator[Happening]:
         for track in tracks:
@@ -351,10 +352,7 @@ class Follower:
                 yield again
             begin_reading(track, status, self._wanted)
         yield from track.notice()
-        # A torn last line is read, and not folded; and who gets nothing need not ask again.
-        got = answer.events
-        told = answer.facts.get("events", "")
-        track.behind = got.end > got.offset and told.isdecimal() and int(told[:18]) > got.end
+        track.see_how_far(answer)
 
     # --- what goes wrong -----------------------------------------------------------------------
 

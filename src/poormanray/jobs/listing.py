@@ -14,7 +14,7 @@ from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
 from poormanray.ledger import is_job_id
 from poormanray.manifest import Host, JobSummary, Manifest, decode_manifest, sound_summary
-from poormanray.remote import DELIVER_TIMEOUT_S, EVERYONE, Order
+from poormanray.remote import CHUNK, DELIVER_TIMEOUT_S, EVERYONE, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 MOST_JOBS = 100
@@ -25,8 +25,9 @@ ENV, CONTENT = "@env", "@content"
 MOST_FILE_BYTES = 64 << 20
 # A large answer that does not end a file brings at least this much of it.
 LEAST_PROGRESS_BYTES = 1024
+_WHAT_IT_IS = f"{META}:0,{MANIFEST}:0"
 # What a job is, or as much of that as fits.
-_WHOLE_ROW = f"- 0 0 {SMALL_ANSWER_CHARS} {META}:0,{MANIFEST}:0"
+_WHOLE_ROW = f"- 0 0 {SMALL_ANSWER_CHARS} {_WHAT_IT_IS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,43 @@ def find(fleet: Fleet, reference: str) -> Known:
     return _first_sound(fleet, *_which(fleet, reference))
 
 
-def _which(fleet: Fleet, reference: str) -> tuple[str, dict[str, Answer], dict[str, str]]:
-    """Return the newest job of a name, who told of it, and why some told nothing."""
+def find_with_events(fleet: Fleet, reference: str) -> Known:
+    """Read what a job is, as `find` does, and what has happened to its tasks, in one round trip.
+
+    What does not fit an answer is left to whoever follows the job.
+
+    Raises:
+        NotFound: there is no such job.
+        NotReached: no instance answered.
+    """
+    # A large answer costs a call for each instance, but not another round trip.
+    budget = LARGE_ANSWER_CHARS if len(fleet.ready_ids) <= CHUNK else SMALL_ANSWER_CHARS
+    # One says what the job is, too: that does not fit a small answer.
+    rows = dict.fromkeys(fleet.ready_ids[:1], f"0 0 0 {LARGE_ANSWER_CHARS} {_WHAT_IT_IS}")
     order = Order(
+        Call("ends", (meant(reference), fleet.cluster), 0),
+        {EVERYONE: f"0 0 0 {budget}", **rows},
+        comment=f"pmr status {reference}" if is_job_id(reference) else "pmr status",
+        prompt=True,
+    )
+    job_id, answers, problems = _which(fleet, reference, order)
+    try:
+        known = _first_sound(fleet, job_id, answers, problems, rows)
+    except (NotFound, NotReached):
+        known = load(fleet, job_id)
+    told = {key: answer for key, answer in answers.items() if key in known.holders}
+    return replace(known, told=told)
+
+
+def _which(
+    fleet: Fleet, reference: str, order: Order | None = None
+) -> tuple[str, dict[str, Answer], dict[str, str]]:
+    """Return the newest job that is meant, who told of it, and why some told nothing.
+
+    With an `order`, what the job is need not be in every answer.
+    """
+    whole = order is None
+    order = order or Order(
         Call("which", (meant(reference), fleet.cluster), 0),
         {EVERYONE: _WHOLE_ROW},
         comment="pmr jobs",
@@ -127,32 +162,47 @@ def _which(fleet: Fleet, reference: str) -> tuple[str, dict[str, Answer], dict[s
     found: dict[str, dict[str, Answer]] = {}
     for instance_id, answer in answers.items():
         try:
-            summary = _told_summary(answer)
+            job_id = _told_job(answer, reference, fleet.cluster, whole=whole)
         except ValueError as error:
             problems[instance_id] = f"its answer is damaged: {error}"
             continue
-        if summary.cluster == fleet.cluster and reference in ("last", summary.name):
-            found.setdefault(summary.job_id, {})[instance_id] = answer
+        if job_id:
+            found.setdefault(job_id, {})[instance_id] = answer
     if found:
         newest = max(found)
         return newest, found[newest], problems
-    if problems and len(problems) == len(fleet.ready_ids):
+    if problems and (is_job_id(reference) or len(problems) == len(fleet.ready_ids)):
         raise _nobody_tells(fleet, f"which job {reference!r} is", problems)
+    raise _no_job(fleet, reference)
+
+
+def _no_job(fleet: Fleet, reference: str) -> NotFound:
     what = "no job" if reference == "last" else f"no job named {reference}"
-    raise NotFound(
+    if is_job_id(reference):
+        what = f"no job {reference}"
+    return NotFound(
         f"cluster {fleet.cluster} has {what}", f"pmr jobs -n {fleet.cluster} lists its jobs"
     )
 
 
-def _told_summary(answer: Answer) -> JobSummary:
-    """Return the summary in an answer that says which job it means.
+def _told_job(answer: Answer, reference: str, cluster: str, *, whole: bool) -> str:
+    """Return the job that an answer tells of, "" if it is not what was meant.
+
+    With `whole` it must say what the job is, too.
 
     Raises:
-        ValueError: there is none, or it is not sound.
+        ValueError: it is damaged.
     """
+    job_id = answer.facts.get("job", "")
+    if not is_job_id(job_id):
+        raise ValueError("it does not say which job it means")
+    if not whole:
+        return "" if is_job_id(reference) and job_id != reference else job_id
     for record in answer.records:
         if isinstance(record, Chunk) and record.name == META and record.offset == 0:
-            return sound_summary(answer.facts.get("job", ""), record.data)
+            summary = sound_summary(job_id, record.data)
+            same = summary.cluster == cluster and reference in ("last", summary.name)
+            return job_id if same else ""
     raise ValueError("it does not say what the job is")
 
 
@@ -167,12 +217,16 @@ def meant(reference: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A job's summary and manifest, and who of its instances has its ledger."""
+    """A job's summary and manifest, and who of its instances has its ledger.
+
+    `told` is what holders have told of their events with it, where that was asked for.
+    """
 
     summary: JobSummary
     manifest: Manifest
     holders: frozenset[str]
     problems: Mapping[str, str]
+    told: Mapping[str, Answer] = field(default_factory=dict)
 
 
 def load(fleet: Fleet, job_id: str, *, deliver_timeout_s: int = DELIVER_TIMEOUT_S) -> Known:
@@ -194,10 +248,7 @@ def load(fleet: Fleet, job_id: str, *, deliver_timeout_s: int = DELIVER_TIMEOUT_
     if not answers:
         if problems:
             raise _nobody_tells(fleet, f"of job {job_id}", problems)
-        raise NotFound(
-            f"cluster {fleet.cluster} has no job {job_id}",
-            f"pmr jobs -n {fleet.cluster} lists its jobs",
-        )
+        raise _no_job(fleet, job_id)
     return _first_sound(fleet, job_id, answers, problems)
 
 
@@ -210,27 +261,38 @@ def _nobody_tells(fleet: Fleet, what: str, problems: Mapping[str, str]) -> NotRe
 
 
 def _first_sound(
-    fleet: Fleet, job_id: str, answers: dict[str, Answer], problems: dict[str, str]
+    fleet: Fleet,
+    job_id: str,
+    answers: dict[str, Answer],
+    problems: dict[str, str],
+    tellers: Collection[str] = (),
 ) -> Known:
     """Return the job as the first instance knows it that tells sound things of it.
+
+    `tellers` are the only ones that are listened to; none: all.
 
     Raises:
         NotFound: it is a job of another cluster.
         NotReached: not one of them tells sound things.
     """
     foreign = ""
-    for instance_id, answer in answers.items():
+    tried: dict[str, str] = {}
+    for instance_id in tellers or answers:
+        if instance_id not in answers:
+            continue
         try:
+            answer = answers[instance_id]
             summary = sound_summary(job_id, _whole(fleet, job_id, instance_id, answer, META))
             if summary.cluster != fleet.cluster:
                 # An instance that has come from another cluster kept its ledgers.
                 foreign = summary.cluster
-                problems[instance_id] = f"it knows the job as one of cluster {foreign}"
+                tried[instance_id] = f"it knows the job as one of cluster {foreign}"
                 continue
             manifest = decode_manifest(_whole(fleet, job_id, instance_id, answer, MANIFEST))
         except ValueError as error:
-            problems[instance_id] = f"its answer is damaged: {error}"
+            tried[instance_id] = f"its answer is damaged: {error}"
         else:
+            problems = problems | tried
             holders = frozenset(answers.keys() - problems)
             return Known(summary, with_joined(fleet, manifest, holders), holders, problems)
     if foreign:
@@ -238,7 +300,7 @@ def _first_sound(
             f"cluster {fleet.cluster} has no job {job_id}: it is one of cluster {foreign}",
             f"pmr jobs -n {fleet.cluster} lists its jobs",
         )
-    instance_id, why = next((key, problems[key]) for key in answers)
+    instance_id, why = next(iter(tried.items()), ("", "none was asked"))
     raise NotReached(
         f"no instance tells sound things of job {job_id}: {instance_id}: {why}",
         f"pmr jobs -n {fleet.cluster} lists the cluster's jobs",

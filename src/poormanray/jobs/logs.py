@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from poormanray.envelope import Chunk, Hole, Record, Shrunk
+from poormanray.envelope import Answer, Chunk, Hole, Record, Shrunk
 
 # What a large answer carries of compressed bytes (19,500 characters of base64).
 ANSWER_BYTES = 14_000
 LEAST_BYTES = 4096
+# The name under which last lines are told.
+LAST_LINES = "@last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +166,10 @@ def pick(cursors: Iterable[LogCursor], room: int, most: int) -> list[Piece]:
 def waiting_bytes(cursors: Iterable[LogCursor]) -> int:
     """Return how many bytes are known to exist and have not been received yet."""
     return sum(max(0, cursor.size - cursor.delivered) for cursor in cursors)
+
+
+def told_last_lines(answer: Answer) -> dict[str, bytes]:
+    """Return the last lines of logs that came along with events (shell/ends.sh), by their names."""
+    records = (one for one in answer.records if isinstance(one, Chunk) and one.name == LAST_LINES)
+    lines = (line.partition(b" ") for one in records for line in one.data.split(b"\n") if line)
+    return {key.decode("latin-1"): text for key, _, text in lines}

@@ -81,8 +81,9 @@ def look_order(
         order_s = max(order_s, window_s)
         word = mirrors.word_for(track)
         rows[track.host.instance_id] = row(track, wanted, window_s, word, large=large)
+    words = (f"id:{job_id}", "-", *["each"] * any(track.log.doubted for track in tracks))
     return Order(
-        Call("observe" if wanted.live else "ends", (job_id,), 0),
+        Call("observe", (job_id,), 0) if wanted.live else Call("ends", words, 0),
         rows,
         order_s,
         large=large,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from poormanray.events import checksum
 from poormanray.jobs.track import Track
-from poormanray.ledger import HIGHEST_CODE, MOST_ATTEMPTS, TaskState, TaskStatus, checksum
+from poormanray.ledger import HIGHEST_CODE, MOST_ATTEMPTS, TaskState, TaskStatus
 from poormanray.remote import Reply
 from poormanray.schedule import decode_ids, encode_ids, whole_number
 

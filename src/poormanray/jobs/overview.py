@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from poormanray.jobs.fleet import Fleet
-from poormanray.jobs.listing import Known, find, meant
+from poormanray.jobs.listing import Known, find_with_events, meant
 from poormanray.jobs.outcome import Outcome, outcomes
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
 from poormanray.jobs.survey import looked_over
@@ -72,7 +72,7 @@ def glance(fleet: Fleet, reference: str, look: Look) -> Overview:
         and (overview := merged(summary, answers.shares)) is not None
     ):
         return overview
-    known = find(fleet, answers.job_id or reference)
+    known = find_with_events(fleet, answers.job_id or reference)
     return _closely(fleet, known, look, answers.last_lines).overview
 
 
@@ -83,7 +83,7 @@ def closely(fleet: Fleet, reference: str, look: Look) -> Closely:
         NotFound: there is no such job.
         NotReached: no instance answered.
     """
-    return _closely(fleet, find(fleet, reference), look, {})
+    return _closely(fleet, find_with_events(fleet, reference), look, {})
 
 
 def _closely(

@@ -99,9 +99,8 @@ def _seconds(seconds: float) -> str:
 # --- pictures ----------------------------------------------------------------------------------
 
 
-def gantt_svg(found: Sequence[Outcome]) -> str:
+def gantt_svg(drawn: Sequence[Bar]) -> str:
     """Return a picture of all slots over time, a bar for each task's newest attempt."""
-    drawn = bars(found)
     slots = sorted({(bar.outcome.host.name, bar.outcome.status.slot) for bar in drawn})
     rows = {slot: number for number, slot in enumerate(slots)}
     thick = min(THICKEST, max(THINNEST, HEIGHT / max(1, len(slots))))
@@ -157,9 +156,9 @@ def _axis(end_s: float, scale: float, bottom: float) -> list[str]:
     return parts
 
 
-def durations_svg(found: Sequence[Outcome]) -> str:
+def durations_svg(drawn: Sequence[Bar]) -> str:
     """Return a picture of how long tasks took: how many, over the time on a logarithmic axis."""
-    took = [max(1e-3, bar.upto_s - bar.from_s) for bar in bars(found)]
+    took = [max(1e-3, bar.upto_s - bar.from_s) for bar in drawn]
     if not took:
         return ""
     low, high = math.log10(min(took)), math.log10(max(took))
@@ -232,13 +231,17 @@ def _failures(found: Sequence[Outcome], last_lines: Mapping[int, str]) -> str:
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>{rest}"
 
 
-def _instances(found: Sequence[Outcome], slots: Mapping[str, int]) -> str:
-    drawn = bars(found)
+def _instances(found: Sequence[Outcome], drawn: Sequence[Bar], slots: Mapping[str, int]) -> str:
     end_s = max((bar.upto_s for bar in drawn), default=0.0)
+    bars_of: dict[str, list[Bar]] = defaultdict(list)
+    states_of: dict[str, list[TaskState]] = defaultdict(list)
+    for bar in drawn:
+        bars_of[bar.outcome.host.name].append(bar)
+    for one in found:
+        states_of[one.host.name].append(one.state)
     rows = []
-    for name in sorted({one.host.name for one in found}):
-        own = [bar for bar in drawn if bar.outcome.host.name == name]
-        states = [one.state for one in found if one.host.name == name]
+    for name, states in sorted(states_of.items()):
+        own = bars_of[name]
         good = states.count(TaskState.SUCCEEDED)
         bad = sum(state.ended for state in states) - good
         busy_s = sum(bar.upto_s - bar.from_s for bar in own)
@@ -286,9 +289,9 @@ def report_html(
 <p class="facts">{len(found):,} tasks, {_seconds(end_s)} from first start to last end{used}</p>
 <p class="legend">{legend}</p>
 <h2>What did not succeed</h2>{_failures(found, last_lines)}
-<h2>Slots over time</h2>{gantt_svg(found)}
-<h2>How long tasks took</h2>{durations_svg(found)}
-<h2>Instances</h2>{_instances(found, slots)}
+<h2>Slots over time</h2>{gantt_svg(drawn)}
+<h2>How long tasks took</h2>{durations_svg(drawn)}
+<h2>Instances</h2>{_instances(found, drawn, slots)}
 </body></html>
 """
 

@@ -341,10 +341,11 @@ def picked(shares: Iterable[Share]) -> tuple[tuple[Slow, ...], tuple[Failed, ...
 
 
 def longest(slow: Iterable[Slow], most: int) -> tuple[Slow, ...]:
-    """Return those that took longest, the slowest first."""
-    return tuple(sorted(slow, key=lambda one: -one.seconds)[:most])
+    """Return those that took longest, the slowest first; of equals, the first tasks."""
+    return tuple(sorted(slow, key=lambda one: (-one.seconds, one.task))[:most])
 
 
 def newest(failed: Iterable[Failed]) -> tuple[Failed, ...]:
-    """Return the few that ended last, the newest first."""
-    return tuple(sorted(failed, key=lambda one: -(one.status.ended_at or 0.0))[:MOST_SHOWN])
+    """Return the few that ended last, the newest first; of equals, the first tasks."""
+    by = sorted(failed, key=lambda one: (-(one.status.ended_at or 0.0), one.status.task))
+    return tuple(by[:MOST_SHOWN])

@@ -65,7 +65,7 @@ def _share_of(
         last_s=max((end for _, end in ended), default=0.0),
         now_s=now_s,
         ran=len(ended),
-        busy_s=sum(max(0.0, end - began) for began, end in ended),
+        busy_s=sum(_micros(began, end) for began, end in ended) / 1e6,
         under_s=sum(max(0.0, now_s - began) for began in running if began is not None),
         problem=track.problem,
         held=Counter(track.log.held.values()),
@@ -82,7 +82,13 @@ def _slow_of(own: Iterable[Outcome]) -> Iterator[Slow]:
         began, end = one.status.started_at, one.status.ended_at
         if one.status.exit_code is not None and began is not None and end is not None:
             host = (one.host.name, one.host.instance_id)
-            yield Slow(one.task, one.status.attempt, one.name, *host, max(0.0, end - began))
+            took_s = _micros(began, end) / 1e6
+            yield Slow(one.task, one.status.attempt, one.name, *host, took_s)
+
+
+def _micros(began_s: float, end_s: float) -> int:
+    """Return how long something took, without what fractions of the epoch lose: as in shell."""
+    return max(0, round((end_s - began_s) * 1e6))
 
 
 def _failed_of(own: Iterable[Outcome], lines: Mapping[tuple[int, int], str]) -> Iterator[Failed]:

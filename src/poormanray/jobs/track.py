@@ -215,6 +215,17 @@ class Track:
         """Take nothing from the instance that is another's to tell."""
         self.log.expect(self.host.tasks)
 
+    def see_how_far(self, answer: Answer) -> None:
+        """Take note of whether the instance has more events than an answer brought."""
+        got = answer.events
+        told = answer.facts.get("events", "")
+        if got is None:
+            return
+        # A torn last line is read, and not folded; and who gets nothing need not ask again.
+        more = told.isdecimal() and int(told[:18]) > got.end
+        again = isinstance(got, Condensed) and self.log.offset < got.end
+        self.behind = got.end > got.offset and (more or again)
+
     def promises_only(self, answer: Answer) -> bool:
         """Take note of how much an answer brought; say whether it is time to give up on them."""
         names = {record.name for record in answer.records}
@@ -319,6 +330,11 @@ class Track:
     def waits_to_read(self) -> bool:
         """Say whether something is to be read in bulk that nobody has asked for yet."""
         return not self.gone and any(cursor.todo for cursor in self.cursors.values())
+
+    @property
+    def over(self) -> bool:
+        """Say whether nothing more is expected of the instance."""
+        return bool(self.problem) or self.all_ended
 
     @property
     def all_ended(self) -> bool:

@@ -30,7 +30,7 @@ LIBRARY = ("base.sh", "ledger.sh", "queue.sh", "answer.sh", "verbs.sh")
 RARE = {
     "summary": ("finding.sh", "summary.sh"),
     "which": ("finding.sh",),
-    "ends": ("ends.sh",),
+    "ends": ("finding.sh", "ends.sh"),
     "jobs": ("jobs.sh",),
     "prune": ("prune.sh",),
     "outputs": ("outputs.sh",),

@@ -7,16 +7,17 @@
 # The body is a row of records; counts are bytes, and that many bytes follow the line:
 #   k <key> <value>                                 a fact
 #   e <offset> <count>                              part of the ledger's events
-#   c <offset> <upto> <count>                       what they tell from there up to there (ends.sh)
+#   c <offset> <upto> <count> [<sum>]               what they tell from there up to there (ends.sh)
 #   l <name> <offset> <count> <size>                part of a log; size is what it has now
 #   h <name> <from> <upto>                          bytes of a log that are gone (its cap)
 #   t <name> <offset> <size>                        the log is shorter than what was read before
 #   j <job> <count>                                 a job's meta and summary
+# A log named @last holds the last lines of what failed, "<task>.<attempt> <line>" (ends.sh).
 
 begin_answer() { # everything that anything prints goes to a file, never to the agent
     exec {ANSWER_FD}>&1 >/dev/null 2>"$BOX/errors"
     : >"$BOX/facts"
-    MORE=0
+    MORE=0 LINES_TOLD=
 }
 
 fact() { # key value
@@ -30,6 +31,12 @@ say_errors() { # a verb that complained says so, instead of hiding it
 
 take() { # file offset count; that part on stdout
     tail -c "+$(($2 + 1))" "$1" | head -c "$3"
+}
+
+show() { # file, which is short and has no NULs; on stdout, without a process
+    local lines
+    mapfile lines <"$1"
+    printf %s ${lines[@]+"${lines[@]}"}
 }
 
 size_of() { # file; sets SIZE, 0 where there is none; false where it cannot be told
@@ -85,17 +92,16 @@ add_log() { # name offset most; a record on stdout; lowers ROOM
 body() { # room for events and logs, in bytes; the whole body on stdout; sets USED to what they took
     local ROOM=$1 count spec name at most
     USED=0
-    cat "$BOX/facts"
+    show "$BOX/facts"
     [[ -n ${JOB_DIR-} && -d $JOB_DIR ]] || return 0
-    if [[ -n ${EVENTS_AT-} ]] && size_of "$JOB_DIR/events"; then
-        count=$((SIZE - EVENTS_AT))
+    if [[ -n ${EVENTS_AT-} && -n ${EVENTS_SIZE-} ]]; then
+        count=$((EVENTS_SIZE > EVENTS_AT ? EVENTS_SIZE - EVENTS_AT : 0))
         ((count > ROOM)) && count=$ROOM && MORE=1
         ROOM=$((ROOM - count))
         if [[ -n ${CONDENSED-} ]]; then
             condense "$count"
-            size_of "$BOX/ends"
-            printf 'c %s %s %s\n' "$EVENTS_AT" $((EVENTS_AT + READ)) "$SIZE"
-            cat "$BOX/ends"
+            printf 'c %s %s %s%s\n%s' "$EVENTS_AT" $((EVENTS_AT + READ)) ${#ENDS} "$ENDS_SUM" "$ENDS"
+            last_lines
         else
             printf 'e %s %s\n' "$EVENTS_AT" "$count"
             ((count == 0)) || take "$JOB_DIR/events" "$EVENTS_AT" "$count"
@@ -109,19 +115,29 @@ body() { # room for events and logs, in bytes; the whole body on stdout; sets US
 }
 
 answer() { # budget in characters of the envelope; as much as fits, and says when there is more
-    local budget=$1 room length text sum
+    local budget=$1 room length text sum with_lines=
     room=$((budget * 14))
     say_errors
     while :; do
         MORE=${MORE_FACTS:-0}
         body "$room" >"$BOX/body"
-        text=$(gzip -c <"$BOX/body" | base64 -w 0)
+        gzip -c <"$BOX/body" | base64 -w 0 >"$BOX/text"
+        read -r text <"$BOX/text" || :
         length=${#text}
+        if [[ -n $LINES_TOLD ]] && ((length + 40 > SMALL)); then
+            # They must not make a large answer of a small one.
+            with_lines=$text MOST_LINES=0
+            continue
+        fi
         ((length + 40 <= budget || room == 0)) && break
         room=$((USED * (budget - 40) * 9 / length / 10))
         ((room < 64)) && room=0
     done
-    read -r sum _ < <(printf %s "$text" | sha256sum)
+    if [[ -n $with_lines ]] && ((length + 40 > SMALL && ${#with_lines} + 40 <= budget)); then
+        text=$with_lines length=${#with_lines}
+        printf %s "$text" >"$BOX/text"
+    fi
+    read -r sum _ < <(sha256sum <"$BOX/text")
     printf 'PMR1 %s %s %s %s\n' "$MORE" "$length" "${sum:0:16}" "$text" >&"$ANSWER_FD"
 }
 

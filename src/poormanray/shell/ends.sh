@@ -2,71 +2,131 @@
 # shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # An instance's events told shortly: for whoever reads them once, and does not follow them.
 #
-# Each line of the ledger becomes one of these, its checksum tried here:
-#   <task> <end> <start> <slot> [<attempt> <code>]   an end by itself; 1 and 0 are left out
-#   =<words>                                         any other event
-#   ?                                                a damaged one
-# Numbers are differences: the task and its end to those told before, the start to the end told
-# before of that slot, or else of any; times are in microseconds. Starts are left out where their
-# ends come along, which say when they were.
+# After three lines with one number for each end, a line for each event:
+#   <task> [<attempt> <code>]   an end by itself; 1 and 0 are left out
+#   =<words>                    any other event, its checksum tried here
+#   ?                           a damaged one
+# The three lines say when they ended, when they began, and in which slot. All but the slot are
+# differences: the task and its end to those told before, the start to the end told before of that
+# slot, or else of any; times are in milliseconds. So told, 300 tasks fit a small answer.
+# Starts are left out where their ends come along, which say when they were. To try the checksums
+# of ends takes longer than all the rest: their sum is told, and who reads them can write out each
+# end and try it. Where that does not add up, it asks again with `each`, and they are tried here.
 
-verb_ends() { # as observe
-    CONDENSED=1
-    verb_observe "$@"
+# How much of the end of a log is looked at for its last line, and of how many logs.
+TAIL=400 MOST_LINES=200
+
+verb_ends() { # which job (see find_job), cluster, [each]; else as observe
+    CONDENSED=1 EACH=${3-}
+    if find_job "$1" "$2"; then
+        fact job "$JOB"
+        verb_observe "$JOB"
+    else
+        fact refused no-such-job
+        WANTED='' EVENTS_AT='' JOB_DIR=''
+        answer "$SMALL"
+    fi
 }
 
 is_sound() { # line; sets text to it without its checksum; false where that is wrong
     text=${1% *}
+    [[ $1 == *' '* ]] || text=
     checksum "$text"
-    [[ $1 == "$text $SUM" ]]
+    [[ ${1##* } == "$SUM" ]]
 }
 
-short_end() { # words of an end; sets SHORT, if it can be told shortly
-    local at=${2/./} began=${7/./}
-    [[ $3$4$5$8$at$began != *[!0-9]* && " $3 $4 $5 $8 $at $began" != *' 0'[0-9]* ]] || return
-    ((${#3} < 10 && ${#8} < 10)) || return
-    SHORT="$(($3 - TOLD_TASK)) $((at - TOLD_END)) $((began - ${SLOT_END[$8]-$TOLD_END})) $8"
-    [[ $4.$5 == 1.0 ]] || SHORT+=" $4 $5"
-    TOLD_TASK=$3 TOLD_END=$at SLOT_END[$8]=$at
+tell_sound() { # place among all, line; tells it there, or that it is damaged
+    is_sound "$2" && out[$1]="=$text" || out[$1]='?'
 }
 
-condense() { # the most bytes to read; tells whole lines of the events in $BOX/ends; sets READ
-    local line text lines=() out=() at=0 key SHORT SUM TOLD_TASK=0 TOLD_END=0 SLOT_END=()
-    local -A starts=()
-    READ=0
-    # What is damaged may hold NULs, which bash drops: they count all the same.
-    take "$JOB_DIR/events" "$EVENTS_AT" "$1" | tr '\000' '?' >"$BOX/events"
-    mapfile lines <"$BOX/events"
+event_lines() { # the most bytes to read; sets lines to whole ones, and READ to their bytes
+    local all='' last
+    if ((EVENTS_AT == 0 && EVENTS_SIZE <= $1)); then
+        mapfile lines <"$JOB_DIR/events"
+        printf -v all %s ${lines[@]+"${lines[@]}"}
+    fi
+    if ((${#all} < EVENTS_SIZE)); then
+        # What is damaged may hold NULs, which bash drops: they count all the same.
+        take "$JOB_DIR/events" "$EVENTS_AT" "$1" | tr '\000' '?' >"$BOX/events"
+        mapfile lines <"$BOX/events"
+        printf -v all %s ${lines[@]+"${lines[@]}"}
+    fi
+    READ=${#all} last=$((${#lines[@]} - 1))
+    ((last >= 0)) && [[ ${lines[last]} != *$'\n' ]] || return 0
+    # It may be on its way.
+    READ=$((READ - ${#lines[last]}))
+    unset "lines[last]"
+}
+
+last_lines() { # of the logs of what failed, as a record; sets LINES_TOLD
+    local size key line lines tails files=() sizes=() at=0 told=
+    LINES_TOLD=
+    ((0 < ${#FAILED[@]} && ${#FAILED[@]} <= MOST_LINES)) || return 0
+    for key in ${FAILED[@]+"${FAILED[@]}"}; do
+        files+=("$JOB_DIR/logs/$key")
+    done
+    # All in one go, as each process costs as much as all the rest.
+    stat -c '%s %n' -- ${files[@]+"${files[@]}"} >"$BOX/sizes" 2>/dev/null
+    mapfile -t sizes <"$BOX/sizes"
+    ((${#sizes[@]} > 0)) || return 0
+    tail -q -c "$TAIL" -- "${sizes[@]#* }" >"$BOX/tails"
+    mapfile lines <"$BOX/tails"
+    printf -v tails %s ${lines[@]+"${lines[@]}"}
+    for line in ${sizes[@]+"${sizes[@]}"}; do
+        size=$((${line%% *} < TAIL ? ${line%% *} : TAIL)) key=${line##*/} line=${tails:at:size}
+        at=$((at + size)) line=${line//$'\r'/$'\n'}
+        line=${line%"${line##*[![:space:]]}"}
+        told+="$key ${line##*$'\n'}"$'\n'
+    done
+    # A NUL, or who writes on after a task's end, would shift all that follows.
+    ((at == ${#tails})) || return 0
+    printf 'l @last 0 %s %s\n%s' ${#told} ${#told} "$told"
+    LINES_TOLD=1
+}
+
+condense() { # the most bytes to read; sets ENDS to what whole lines of the events tell, and READ
+    local line text at began SUM next=0 sum=0 task=0 end=0 ends='' begins='' slots=''
+    # By slot: the start that has no end yet, its task.attempt, and its place among all.
+    local starts=() keys=() places=() lines=() out=()
+    local -A slot_end=()
+    ENDS_SUM='' FAILED=()
+    event_lines "$1"
     set -f
     for line in ${lines[@]+"${lines[@]}"}; do
-        # The last line may be on its way.
-        [[ $line == *$'\n' ]] || break
-        READ=$((READ + ${#line})) line=${line%?}
-        [[ -n $line ]] || continue
         # shellcheck disable=SC2086 # splitting into words is meant
         set -- $line
-        case $#${1-}${2-}${6-}${7-} in
+        # What nearly all lines are takes few steps: there may be thousands.
+        case $#${1-}${2-}${6-}${7-}${9-} in
             8S*)
                 # Tried later, if it is told at all: most are not.
-                [[ $3.$4 == *[!0-9.]* ]] || starts[$3.$4]=$at
-                out[at++]=$line
-                continue
+                if [[ $3$4$5 != *[!0-9]* && ${#5} -lt 9 && -z ${keys[10#$5]-} ]]; then
+                    keys[10#$5]=$3.$4 starts[10#$5]=${line%?} places[10#$5]=$((next++))
+                    continue
+                fi
                 ;;
-            9E??????????.??????exit??????????.??????)
-                if is_sound "$line" && [[ $line == "$*" ]] && short_end "$@"; then
-                    out[at++]=$SHORT key=$3.$4
-                    [[ -z ${starts[$key]-} ]] || unset "out[${starts[$key]}]"
-                    unset "starts[$key]"
+            9E??????????.???exit??????????.???????????)
+                at=${2/./} began=${7/./}
+                if [[ $3$4$5$8$at$began != *[!0-9]* && $9 != *[!0-9a-f]* && ${#3}${#8} == [1-9][1-8] ]] &&
+                    [[ $line == "$*"$'\n' && (-z $EACH || " $3 $8 $at $began" != *' 0'[0-9]*) ]] &&
+                    { [[ -z $EACH ]] || is_sound "${line%?}"; }; then
+                    out[next]=$((10#$3 - task))
+                    [[ $4.$5 == 1.0 ]] || out[next]+=" $4 $5"
+                    ((10#$5 == 0)) || FAILED+=("$3.$4")
+                    ends+="$((10#$at - end)) " begins+="$((10#$began - ${slot_end[$8]-$end})) " slots+="$8 "
+                    task=$((10#$3)) end=$((10#$at)) sum=$((sum + 16#$9)) next=$((next + 1)) slot_end[$8]=$end
+                    [[ ${keys[10#$8]-} != "$3.$4" ]] || keys[10#$8]=
                     continue
                 fi
                 ;;
         esac
-        is_sound "$line" && out[at++]="=$text" || out[at++]='?'
+        [[ $line != $'\n' ]] || continue
+        [[ ${1-}${6-} != Etimeout || $3.$4 == *[!0-9.]* ]] || FAILED+=("$3.$4")
+        tell_sound $((next++)) "${line%?}"
     done
     set +f
-    for at in ${out[@]+"${!out[@]}"}; do
-        line=${out[at]}
-        [[ $line != S* ]] || { is_sound "$line" && out[at]="=$text" || out[at]='?'; }
+    for at in ${keys[@]+"${!keys[@]}"}; do
+        [[ -z ${keys[at]} ]] || tell_sound "${places[at]}" "${starts[at]}"
     done
-    printf '%s\n' ${out[@]+"${out[@]}"} >"$BOX/ends"
+    printf -v ENDS '%s\n' "$ends" "$begins" "$slots" ${out[@]+"${out[@]}"}
+    [[ -n $EACH ]] || ENDS_SUM=" $((sum & 0xffffffff))"
 }

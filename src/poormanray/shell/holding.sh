@@ -67,7 +67,7 @@ queue_again() { # task attempt; queues the next one, to start when its back-off 
     # On record before the end of the attempt that failed: so the task never seems to have ended.
     now
     event A "$NOW" "$1.$next"
-    printf '%s %s %s\n' "$1" "$next" $((${NOW/./} + wait_s * 1000000)) >>"$JOB_DIR/queue"
+    printf '%s %s %s\n' "$1" "$next" $((${NOW/./} + wait_s * 1000)) >>"$JOB_DIR/queue"
     room_for_events "$JOB_DIR"
     if [[ -e $JOB_DIR/cancel ]] && claim "$1.$next"; then
         # The cancel may have read the queue before that.
@@ -103,15 +103,15 @@ time_limit() { # task.attempt; ends the task when its time is over
     end_task "$1" timeout 5
 }
 
-take_time() { # of the event whose words flush has read; times are kept in milliseconds
+take_time() { # of the event whose words flush has read
     local key=$task.$attempt ms
-    [[ $key =~ ^[0-9]+\.[0-9]+$ && $when =~ ^[0-9]+\.[0-9]{6}$ ]] || return 0
+    [[ $key =~ ^[0-9]+\.[0-9]+$ && $when =~ ^[0-9]+\.[0-9]{3}$ ]] || return 0
     case $kind in
         S) BEGAN[$key]=${when/./} ;;
         E)
             unset "BEGAN[$key]"
-            [[ $code == 0 && $why == exit && $began =~ ^[0-9]+\.[0-9]{6}$ ]] || return 0
-            ms=$(((${when/./} - ${began/./}) / 1000))
+            [[ $code == 0 && $why == exit && $began =~ ^[0-9]+\.[0-9]{3}$ ]] || return 0
+            ms=$((${when/./} - ${began/./}))
             ((ms >= 0)) || ms=0
             TIMES[ms]=$((${TIMES[ms]-0} + 1)) TIMED=$((TIMED + 1))
             ;;
@@ -129,7 +129,7 @@ end_slow() { # ends what takes longer than its part of the median, as soon as th
     done
     now
     for key in "${!BEGAN[@]}"; do
-        [[ $((${NOW/./} - ${BEGAN[$key]})) -gt $((ms * 10 * META_timeout_percent)) ]] || continue
+        [[ $(((${NOW/./} - ${BEGAN[$key]}) * 100)) -gt $((ms * META_timeout_percent)) ]] || continue
         unset "BEGAN[$key]"
         end_task "$key" timeout 5 &
     done

@@ -9,13 +9,11 @@ pause() { # seconds, fractions allowed
     read -r -t "$1" -u "$PMR_NEVER" || :
 }
 
-now() { # sets NOW to the epoch with microseconds; bash 4 has no EPOCHREALTIME
-    if [[ -n ${EPOCHREALTIME-} ]]; then
-        NOW=$EPOCHREALTIME
-    else
-        NOW=$(date +%s.%N)
-        NOW=${NOW:0:${#NOW}-3}
-    fi
+now() { # sets NOW to the epoch with milliseconds; bash 4 has no EPOCHREALTIME
+    NOW=${EPOCHREALTIME-}
+    [[ -n $NOW ]] || NOW=$(date +%s.%6N)
+    # More digits would be most of what an instance has to tell of its tasks.
+    NOW=${NOW%???}
 }
 
 patiently() { # words; what they come to, tried again while that may be the machine's failure

@@ -8,7 +8,7 @@ for folder in "${TMPDIR-/run}" /run /dev/shm /tmp; do
 done
 for old in "$folder"/pmr.[0-9]*; do
     # Left by a command that the agent killed.
-    kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
+    [ ! -e "$old" ] || kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
 done
 box=$folder/pmr.$$
 if ! mkdir "$box" 2>/dev/null; then

@@ -160,10 +160,10 @@ fold() { # all events, into the variables of verb_summary
         # shellcheck disable=SC2086 # splitting into words is meant
         set -- $line
         # What nearly all lines are is taken here, where it costs a third of what read_event does:
-        # a first start, and its success. Times have ten digits before the point and six after it.
+        # a first start, and its success. Times have ten digits before the point and three after it.
         case $#${1-}${2-} in
-            8S??????????.??????)
-                at=${2/./}
+            8S??????????.???)
+                at=${2/./}000
                 [[ ${OPENED[$3]-}.${NEWEST[$3]-}${SEEN[$3.$4]-}.${#8} == "$4..8" &&
                     $at$5 != *[!0-9]* && $at != 0* && $8 != *[!0-9a-f]* ]] && {
                     SEEN[$3.$4]=running NEWEST[$3]=$4 STATE[$3]=running BEGAN[$3.$4]=$at
@@ -171,9 +171,9 @@ fold() { # all events, into the variables of verb_summary
                     continue
                 }
                 ;;
-            9E??????????.??????)
-                at=${2/./} began=${7/./}
-                [[ $5$6$7${#9} == 0exit??????????.??????8 && $at$began$8 != *[!0-9]* && $at != 0* &&
+            9E??????????.???)
+                at=${2/./}000 began=${7/./}000
+                [[ $5$6$7${#9} == 0exit??????????.???8 && $at$began$8 != *[!0-9]* && $at != 0* &&
                     $began != 0* && $9 != *[!0-9a-f]* && ! $began > $at &&
                     ${OPENED[$3]-}.${NEWEST[$3]-}${SEEN[$3.$4]-} == "$4.$4running" ]] && {
                     SEEN[$3.$4]=ended STATE[$3]=succeeded OPENED[$3]=0 TOOK[$3.$4]=$((at - began))
@@ -188,7 +188,7 @@ fold() { # all events, into the variables of verb_summary
 }
 
 count() { # what each task that is ours now has come to; sets COUNT, UNDER, SLOWEST and GAVE
-    local key task attempt state least=-1
+    local key task attempt state long least=-1 last=0
     local -A away=()
     for key in ${GIVEN[@]+"${!GIVEN[@]}"}; do
         task=${key%.*} attempt=${key#*.}
@@ -207,19 +207,23 @@ count() { # what each task that is ours now has come to; sets COUNT, UNDER, SLOW
         fi
         COUNT[$state]=$((${COUNT[$state]} + 1)) key=$task.$attempt
         [[ $state == running ]] && UNDER=$((UNDER + US - BEGAN[$key]))
-        ((${TOOK[$key]:--1} > least)) && slow "${TOOK[$key]}" "$task $attempt"
+        long=${TOOK[$key]:--1}
+        ((long > least || (long == least && task < last))) && slow "$long" "$task $attempt"
     done
 }
 
-slow() { # microseconds, task and attempt; keeps the slowest few, in their order; sets least
-    local at=${#SLOWEST[@]}
+slow() { # microseconds, task and attempt; keeps the slowest few, in their order; sets least and last
+    local at=${#SLOWEST[@]} than
     for (( ; at > 0; at--)); do
-        (($1 > ${SLOWEST[at - 1]%% *})) || break
+        than=${SLOWEST[at - 1]% *}
+        (($1 > ${than% *} || ($1 == ${than% *} && ${2% *} < ${than#* }))) || break
         SLOWEST[at]=${SLOWEST[at - 1]}
     done
     SLOWEST[at]="$1 $2"
     ((${#SLOWEST[@]} <= MOST_SLOW)) || unset "SLOWEST[MOST_SLOW]"
-    ((${#SLOWEST[@]} < MOST_SLOW)) || least=${SLOWEST[MOST_SLOW - 1]%% *}
+    ((${#SLOWEST[@]} < MOST_SLOW)) && return
+    than=${SLOWEST[MOST_SLOW - 1]% *}
+    least=${than% *} last=${than#* }
 }
 
 name_of() { # task; sets NAME to what the manifest has (base64), at most 48 bytes of it

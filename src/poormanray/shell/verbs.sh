@@ -15,7 +15,8 @@ runner_facts() {
     fact runner "$RUNNER"
     [[ $RUNNER == dead ]] && settle
     [[ ! -e $JOB_DIR/waits ]] || fact waits 1
-    size_of "$JOB_DIR/events" && fact events "$SIZE"
+    # Of its events only so much is told now: what comes later is for the next look.
+    size_of "$JOB_DIR/events" && EVENTS_SIZE=$SIZE && fact events "$SIZE"
     return 0
 }
 
