@@ -7,7 +7,7 @@ import io
 import re
 from xml.etree import ElementTree
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poormanray.jobs.outcome import Outcome
@@ -42,6 +42,7 @@ many = st.lists(
 
 
 @given(many)
+@example([(TaskState.SUCCEEDED, 0.0, 5e-324, "")])
 def test_every_task_that_has_started_is_a_bar(
     told: list[tuple[TaskState, float | None, float, str]],
 ) -> None:

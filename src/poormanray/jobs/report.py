@@ -104,7 +104,8 @@ def gantt_svg(drawn: Sequence[Bar]) -> str:
     slots = sorted({(bar.outcome.host.name, bar.outcome.status.slot) for bar in drawn})
     rows = {slot: number for number, slot in enumerate(slots)}
     thick = min(THICKEST, max(THINNEST, HEIGHT / max(1, len(slots))))
-    end_s = max((bar.upto_s for bar in drawn), default=0.0) or 1.0
+    # Clocks tell milliseconds: less than one is none.
+    end_s = max(1e-3, max((bar.upto_s for bar in drawn), default=0.0) or 1.0)
     scale = (WIDTH - LABEL - 10) / end_s
     high = TOP + thick * len(slots) + AXIS
     parts = [
