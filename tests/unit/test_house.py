@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src/poormanray"
 MODULES = sorted(SOURCE.rglob("*.py"))
-MOST_LINES = 400
+MOST_LINES = 800
 MOST_FUNCTION_LINES = 40
 EMPTY_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
