@@ -315,11 +315,11 @@ class Manifest:
     task_keys: Mapping[int, str] = field(default_factory=dict)
 
 
-def decode_manifest(data: bytes) -> Manifest:
-    """Read a `manifest` file.
+def decode_manifest(data: bytes, task_count: int) -> Manifest:
+    """Read a `manifest` file, of a job of so many tasks.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or of another number of tasks.
     """
     hosts: dict[str, Host] = {}
     names: dict[int, str] = {}
@@ -351,6 +351,8 @@ def decode_manifest(data: bytes) -> Manifest:
                 keys |= {n: task_key(digests.get(script, ""), name) for n, name in plain.items()}
             case ["H" | "Q" | "R" | "T", *_]:
                 raise ValueError("an impossible line")
+    if not names or len(names) != task_count or spread != names.keys():
+        raise ValueError("its tasks, their number and their spread differ")
     return Manifest(tuple(hosts.values()), names, keys)
 
 

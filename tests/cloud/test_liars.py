@@ -110,3 +110,22 @@ def test_an_instance_that_answers_nothing_is_damaged_and_exit_code_4(
     listed = pmr("jobs", *on, check=False)
     assert listed.returncode == 4
     assert "its answer is damaged" in listed.stderr
+
+
+# A ledger whose manifest has no tasks any more.
+EMPTIER = r"""
+ledger=${0%/scripts/*}
+sed -i '/^[QTR] /d' "$ledger/manifest"
+"""
+
+
+def test_a_job_whose_tasks_nobody_has_is_no_success(pmr: Pmr, alone: str, tmp_path: Path) -> None:
+    told = pmr("run", "-n", alone, "-u", "root", "--json", "-c", EMPTIER)
+    job = events(told.stdout)[-1]["job"]
+    asked: list[Words] = [("status", job), ("status", job, "--tasks"), ("status", job, "--watch")]
+    asked += [("logs", job), ("logs", "-f", job), ("results", job, "-o", tmp_path / "r")]
+    asked += [("report", job, "-o", tmp_path / "page.html"), ("retry", job)]
+    asked += [("run", "--after", f"{job}{also}", "-c", "true") for also in ("", ":any")]
+    for refused in together(pmr, alone, *asked):
+        assert refused.returncode == 4, (refused.args, refused.stderr)
+        assert "its answer is damaged" in refused.stderr

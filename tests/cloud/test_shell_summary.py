@@ -20,7 +20,7 @@ from poormanray import shell
 from poormanray.envelope import Chunk, decode
 from poormanray.events import checksum
 from poormanray.jobs.listing import meant
-from poormanray.jobs.outcome import BETWEEN, outcomes, tracks_of
+from poormanray.jobs.outcome import BETWEEN, tracks_of
 from poormanray.jobs.summary import Share, read_share
 from poormanray.jobs.survey import looked_over
 from poormanray.ledger import TaskState, ended_counts, new_job_id
@@ -34,6 +34,7 @@ from poormanray.manifest import (
     encode_sections,
 )
 from tests.cloud.test_shell_ledger import HOSTILE, ME, Machine
+from tests.support.tracks import outcomes_of
 
 OTHER = "i-0fedcba9876543210"
 # Found before its events, so that nobody starts a runner for it.
@@ -152,7 +153,7 @@ def compared(job: Job, data: bytes, share: Share) -> None:
     """Fold the events as a client does, and compare."""
     (track, _) = tracks_of(Manifest(job.hosts, {}), {})
     track.log.feed(0, data)
-    found = [one for one in outcomes([track], {}) if one.why != BETWEEN]
+    found = [one for one in outcomes_of([track]) if one.why != BETWEEN]
     assert share.counts == ended_counts(one.status for one in found)
     assert (share.slots, share.detached_by) == (track.log.slots, track.log.detached_by)
     assert (share.held, share.interrupted) == (

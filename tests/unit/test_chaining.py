@@ -50,6 +50,15 @@ def test_what_keeps_a_job_from_starting(letters: str, succeeds: str, ends: str) 
     assert (told(letters), told(letters, however=True)) == (succeeds, ends)
 
 
+@pytest.mark.parametrize("however", [False, True])
+def test_a_task_that_no_instance_has_keeps_a_job_from_starting(however: bool) -> None:
+    summary = JobSummary("1ng8md2c5pz", "map", "c", "", "", 0, 3, 2, "", 0.0, "1")
+    for letters in ("", "SS"):
+        error = obstacle(summary, found(letters), however=however, silent=())
+        assert isinstance(error, NotReached)
+        assert f"no instance has {3 - len(letters)} of its 3 tasks" in error.message
+
+
 def test_what_a_silent_instance_runs_may_not_have_ended() -> None:
     assert told("SL", however=True, silent=("i-0",)) == "-"
     assert told("SL", however=True, silent=("i-1",)) == "4"
@@ -101,7 +110,7 @@ def test_a_lost_task_has_no_age() -> None:
 
 def test_a_command_at_the_end_is_told_of_every_task_once() -> None:
     outcomes = found("SSFTCL")
-    assert facts_of("1ng8md2c5pz", "c", outcomes, verdict(outcomes)) == {
+    assert facts_of("1ng8md2c5pz", "c", outcomes, verdict(outcomes, 6)) == {
         "PMR_JOB_ID": "1ng8md2c5pz",
         "PMR_CLUSTER": "c",
         "PMR_EXIT_CODE": "4",

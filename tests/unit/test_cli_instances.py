@@ -24,14 +24,21 @@ def some(count: int, state: InstanceState) -> tuple[Instance, ...]:
 
 def said_of(reach: Reachability, capsys: Capture) -> str:
     app = App(out=Output(), region=None, profile=None, local=False)
-    assert verdict(app, reach) == ExitCode.NOT_REACHED
+    assert verdict(app, reach, len(reach.ready) + len(reach.left_out)) == ExitCode.NOT_REACHED
     return capsys.readouterr().err
 
 
 def test_all_ready_needs_no_words(capsys: Capture) -> None:
     app = App(out=Output(), region=None, profile=None, local=False)
-    assert verdict(app, Reachability(some(2, InstanceState.RUNNING), ())) == ExitCode.OK
+    ready = Reachability(some(2, InstanceState.RUNNING), ())
+    assert verdict(app, ready, 2) == ExitCode.OK
     assert capsys.readouterr().err == ""
+
+
+def test_who_was_expected_and_is_not_there_is_not_ready() -> None:
+    app = App(out=Output(), region=None, profile=None, local=False)
+    assert verdict(app, Reachability(some(2, InstanceState.RUNNING), ()), 3) == 4
+    assert verdict(app, Reachability((), ()), 0) == 4
 
 
 def test_many_with_one_obstacle_take_one_line(capsys: Capture) -> None:

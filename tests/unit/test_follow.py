@@ -39,6 +39,7 @@ from poormanray.model import InstanceState
 from poormanray.remote import Flight, Order, Reply, Sent
 from poormanray.shell import Call
 from poormanray.waiting import Clock
+from tests.support.tracks import outcomes_of
 
 JOB = "0123456789a"
 POLL_S = 1.0
@@ -219,7 +220,7 @@ def test_an_end_that_could_not_be_written_is_not_waited_for(runner: str) -> None
     cloud = Cloud({"i-0": Guest(begun(0) + done(0) + begun(1), facts={"runner": runner})})
     follower, seen = follow(cloud, tasks=2, wanted=Wanted())
     assert problems(seen) == [REFUSALS["stalled"]]
-    found = outcomes(follower.tracks.values(), {})
+    found = outcomes_of(follower.tracks.values())
     assert [one.state for one in found] == [TaskState.SUCCEEDED, TaskState.LOST]
     assert STALLED_S < cloud.now_s < 2 * STALLED_S
 
@@ -228,7 +229,7 @@ def test_a_runner_that_never_begins_is_not_waited_for() -> None:
     cloud = Cloud({"i-0": Guest(facts={"runner": "new"})})
     follower, seen = follow(cloud, wanted=Wanted())
     assert problems(seen) == [REFUSALS["never-began"]]
-    assert [one.state for one in outcomes(follower.tracks.values(), {})] == [TaskState.LOST]
+    assert [one.state for one in outcomes_of(follower.tracks.values())] == [TaskState.LOST]
     assert NEVER_BEGAN_S < cloud.now_s < 1.5 * NEVER_BEGAN_S
 
 
@@ -298,7 +299,7 @@ def test_it_gives_up_after_some_failures() -> None:
     follower, seen = follow(cloud)
     assert problems(seen) == ["no answer in time"]
     assert len(cloud.sent) == MOST_FAILURES
-    (found,) = outcomes(follower.tracks.values(), {})
+    (found,) = outcomes_of(follower.tracks.values())
     assert (found.state, found.why) == (TaskState.LOST, "no answer in time")
 
 
@@ -329,7 +330,7 @@ def test_an_instance_that_is_gone_is_told_once_and_its_task_is_lost() -> None:
     guests["i-1"].always = lambda row: late_end(cloud, guests["i-1"], row)
     follower, seen = follow(cloud, state=InstanceState.TERMINATED)
     assert problems(seen) == ["i-0 is terminated (why)"]
-    found = outcomes(follower.tracks.values(), {})
+    found = outcomes_of(follower.tracks.values())
     assert [one.state for one in found] == [TaskState.LOST, TaskState.SUCCEEDED]
     assert found[0].why == "i-0 is terminated (why)"
 
@@ -437,7 +438,7 @@ def test_a_look_at_what_there_is_now_ends() -> None:
     wanted = Wanted(lambda _task: True, live=False)
     follower, seen = follow(cloud, wanted=wanted, started=True)
     assert text(seen, "0.1") == log
-    assert [one.state for one in outcomes(follower.tracks.values(), {})] == [
+    assert [one.state for one in outcomes_of(follower.tracks.values())] == [
         TaskState.RUNNING,
         TaskState.PENDING,
     ]
@@ -495,17 +496,17 @@ def test_what_waits_on_a_stopped_instance_is_not_lost() -> None:
     cloud = Cloud({"i-0": Guest(begun(0), silent_from=1)})
     follower, seen = follow(cloud, tasks=2, state=InstanceState.STOPPED)
     assert problems(seen) == ["i-0 is stopped (why)"]
-    ran, waits = outcomes(follower.tracks.values(), {})
+    ran, waits = outcomes_of(follower.tracks.values())
     assert (ran.state, ran.why) == (TaskState.LOST, "i-0 is stopped (why)")
     assert (waits.state, waits.why) == (TaskState.PENDING, "suspended: i-0 is stopped (why)")
-    assert verdict([waits]).code == ExitCode.NOT_REACHED
+    assert verdict([waits], 1).code == ExitCode.NOT_REACHED
 
 
 def test_what_never_arrived_does_not_wait_on_a_stopped_instance() -> None:
     refused = Reply("i-0", None, "refused by SSM", delivered=False)
     cloud = Cloud({"i-0": Guest(instead={1: refused})})
     follower, _ = follow(cloud, state=InstanceState.STOPPED)
-    (found,) = outcomes(follower.tracks.values(), {})
+    (found,) = outcomes_of(follower.tracks.values())
     assert (found.state, found.why) == (TaskState.LOST, "i-0 is stopped (why)")
 
 

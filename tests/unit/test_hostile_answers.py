@@ -23,13 +23,14 @@ from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import MANIFEST, META, find, find_with_events, list_jobs, load, resolve
 from poormanray.jobs.logs import LogCursor
-from poormanray.jobs.outcome import outcomes, verdict
+from poormanray.jobs.outcome import verdict
 from poormanray.jobs.track import LogText, Track, Wanted
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host, Job, Task, encode_sections
 from poormanray.model import Instance, InstanceState, Invocation, InvocationStatus
 from poormanray.remote import Remote
 from poormanray.waiting import Clock
+from tests.support.tracks import outcomes_of
 
 JOB, OTHER = "0123456789a", "9876543210z"
 ME, YOU = "i-1", "i-2"
@@ -183,7 +184,10 @@ def followed(ssm: Ssm, wanted: Wanted, *, again: bool = True) -> tuple[Follower,
         if isinstance(happening, LogText):
             key = f"{happening.host.instance_id} {happening.key}"
             read[key] = read.get(key, b"") + happening.data
-    json.dumps([outcome_row(one) for one in outcomes(follower.tracks.values(), {})], default=str)
+    json.dumps(
+        [outcome_row(one) for one in outcomes_of(follower.tracks.values())],
+        default=str,
+    )
     return follower, read
 
 
@@ -203,7 +207,7 @@ def test_what_is_no_answer_is_damaged_and_exit_code_4() -> None:
     done = said(part(0, line("E 2.0 1 1 0 exit 1.0 0")))
     follower, _ = followed(Ssm({ME: ["<html>502</html>"], YOU: [done]}), Wanted(), again=False)
     assert follower.tracks[ME].problem.startswith("its answer is damaged")
-    assert verdict(outcomes(follower.tracks.values(), {})).code == ExitCode.NOT_REACHED
+    assert verdict(outcomes_of(follower.tracks.values()), 3).code == ExitCode.NOT_REACHED
 
 
 @pytest.mark.parametrize(
@@ -234,7 +238,7 @@ def test_nobody_tells_of_the_tasks_of_others() -> None:
     follower, read = followed(Ssm({ME: [mine], YOU: [yours]}), wanted)
     assert read == {f"{YOU} 1.1": b"true\n"}
     assert follower.tracks[ME].log.damaged_lines == 2
-    assert [o.status.exit_code for o in outcomes(follower.tracks.values(), {})] == [None, 3, None]
+    assert [o.status.exit_code for o in outcomes_of(follower.tracks.values())] == [None, 3, None]
 
 
 def test_more_records_than_asked_for_are_refused() -> None:

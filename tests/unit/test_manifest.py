@@ -59,7 +59,7 @@ def test_an_array_s_tasks_are_as_if_each_had_its_line(kinds: dict[int, tuple[int
         for index, share in enumerate(spread([task.number for task in tasks], 2))
     )
     made = job(tasks=tasks, hosts=hosts)
-    found = decode_manifest(dict(encode_sections(made))["manifest"])
+    found = decode_manifest(dict(encode_sections(made))["manifest"], len(tasks))
     assert found.task_names == made.task_names
     assert found.task_keys == {
         task.number: task_key(script_digest(made.scripts[task.script]), task.entry)
@@ -76,7 +76,7 @@ def test_a_large_array_is_a_short_manifest() -> None:
 def test_more_tasks_than_a_job_can_have_are_refused() -> None:
     lines = b"".join(b"R %d-%d:1 0\n" % (n * 600_000, n * 600_000 + 599_999) for n in range(2))
     with pytest.raises(ValueError, match="more tasks"):
-        decode_manifest(lines)
+        decode_manifest(lines, 1_200_000)
 
 
 @given(
@@ -103,7 +103,7 @@ def test_names_come_back_as_they_were(
     assert (summary.name, summary.submitter) == (name, submitter)
     assert (summary.task_count, summary.host_count) == (len(tasks), 3)
     assert summary.digest == content_digest(made)
-    manifest = decode_manifest(sections["manifest"])
+    manifest = decode_manifest(sections["manifest"], len(tasks))
     assert manifest.hosts == hosts
     assert manifest.task_names == dict(enumerate(tasks))
 
@@ -234,15 +234,36 @@ def test_nonsense_makes_no_meta_fail(data: bytes) -> None:
 )
 def test_a_damaged_manifest_is_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"no number|more ids|must not be zero|twice|impossible"):
-        decode_manifest(data)
+        decode_manifest(data, 6)
+
+
+@pytest.mark.parametrize(
+    ("spread_to", "named", "count"),
+    [
+        (b"0", b"0-1:1", 2),
+        (b"0-1:1", b"0", 2),
+        (b"0-1:1", b"0", 1),
+        (b"0-1:1", b"0-1:1", 3),
+        (b"0-1:1", b"0-1:1", 0),
+        (b"0,2", b"0-1:1", 2),
+        (b"", b"", 0),
+    ],
+)
+def test_tasks_that_are_not_spread_or_not_counted_are_damage(
+    spread_to: bytes, named: bytes, count: int
+) -> None:
+    data = b"H 0 i-1 Yy0w 0\nQ i-1 " + spread_to + b"\nR " + named + b" 0\n"
+    with pytest.raises(ValueError, match="their number and their spread"):
+        decode_manifest(data, count)
 
 
 def test_the_sound_part_of_those_is_sound() -> None:
-    (host,) = decode_manifest(b"H 0 i-1 Yy0w 0\nQ i-1 0-5:5\n").hosts
+    data = b"H 0 i-1 Yy0w 0\nQ i-1 0-5:5\nR 0-5:5 0\n"
+    (host,) = decode_manifest(data, 2).hosts
     assert host == Host(0, "i-1", "c-0", (0, 5))
 
 
 @given(st.lists(st.sampled_from(list(b"HQTSF 019-:,=i\n/Yy0w")), max_size=120).map(bytes))
 def test_no_manifest_fails_otherwise(data: bytes) -> None:
     with contextlib.suppress(ValueError):
-        decode_manifest(data)
+        decode_manifest(data, 1)

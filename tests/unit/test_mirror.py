@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from poormanray.events import checksum
 from poormanray.jobs.mirror import MOST_CHARS, REASON, Mirrors, decode, encode, learn
-from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
+from tests.support.tracks import outcomes_of
 
 STATUSES = st.lists(
     st.builds(
@@ -109,7 +109,7 @@ def test_a_lost_instance_s_ends_are_known_from_another() -> None:
     told = decode(line(encode(0, [TaskStatus(0, 1, TaskState.SUCCEEDED, 0)])))
     told[0].append(TaskStatus(9, 2, TaskState.FAILED, 7, REASON))
     learn([gone, other], told)
-    found = {one.task: (one.state, one.status.exit_code) for one in outcomes([gone, other], {})}
+    found = {one.task: (one.state, one.status.exit_code) for one in outcomes_of([gone, other])}
     assert found == {
         0: (TaskState.SUCCEEDED, 0),
         1: (TaskState.LOST, None),

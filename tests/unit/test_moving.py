@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from poormanray.events import checksum
 from poormanray.jobs.moving import EVERY_S, SILENT_S, Mover, Turns
-from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus, decode_keys, encode_keys
 from poormanray.manifest import Host
+from tests.support.tracks import outcomes_of
 
 FATES = st.sampled_from(["done", "done", "done", "lost", "unheard", "late"])
 
@@ -300,7 +300,7 @@ def test_what_a_cancel_found_between_instances_is_cancelled_and_runs_once_when_r
     for instance in played.instances.values():
         instance.event("J 1.0 cancelled")
     played.look()
-    found = {one.task: one for one in outcomes(played.mover.tracks.values(), {})}
+    found = {one.task: one for one in outcomes_of(played.mover.tracks.values())}
     assert found[2].state is TaskState.CANCELLED
     for instance in played.instances.values():
         instance.event("J 2.0 resumed")

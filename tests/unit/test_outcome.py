@@ -6,16 +6,20 @@ import pytest
 
 from poormanray.jobs.outcome import (
     BETWEEN,
+    NOWHERE,
+    UNCLAIMED,
     WENT_TO_LOST,
     Outcome,
     Verdict,
     outcomes,
     tracks_of,
+    unclaimed,
     verdict,
 )
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
+from tests.support.tracks import outcomes_of
 
 HOST = Host(0, "i-0", "c-0000", (0, 1))
 CODES = {"S": 0, "F": 7, "K": 137, "T": 143}
@@ -48,26 +52,55 @@ def found(letters: str) -> list[Outcome]:
     ],
 )
 def test_the_code_of_several(letters: str, code: int) -> None:
-    assert verdict(found(letters)) == Verdict(code)
-    assert verdict(found(letters), left_out=1) == Verdict(4)
+    count = len(letters)
+    assert verdict(found(letters), count) == Verdict(code)
+    assert verdict(found(letters), count, left_out=1) == Verdict(4)
+    assert verdict(found(letters), count + 1) == Verdict(4)
 
 
 @pytest.mark.parametrize(
     ("letter", "code"), [("S", 0), ("F", 7), ("K", 137), ("T", 124), ("C", 1), ("L", 4)]
 )
 def test_one_instance_passes_the_tasks_own_code_on(letter: str, code: int) -> None:
-    assert verdict(found(letter), own_code=True) == Verdict(code, of_task=letter in "FK")
-    assert verdict(found(letter), own_code=True, left_out=1) == Verdict(4)
+    assert verdict(found(letter), 1, own_code=True) == Verdict(code, of_task=letter in "FK")
+    assert verdict(found(letter), 1, own_code=True, left_out=1) == Verdict(4)
+    assert verdict(found(letter), 2, own_code=True) == Verdict(4)
 
 
 def test_only_one_task_has_a_code_of_its_own() -> None:
-    assert verdict(found("FF"), own_code=True) == Verdict(1)
+    assert verdict(found("FF"), 2, own_code=True) == Verdict(1)
+
+
+@pytest.mark.parametrize("expected", [0, 1, 3])
+def test_nothing_found_is_no_success(expected: int) -> None:
+    assert verdict([], expected) == Verdict(4)
+    assert verdict([], expected, own_code=True) == Verdict(4)
+
+
+def test_one_task_twice_is_not_two_tasks() -> None:
+    assert verdict(found("S") * 2, 2) == Verdict(4)
+
+
+def test_a_task_that_no_instance_has_is_lost_and_one_of_no_job_is_left_out() -> None:
+    track = Track(HOST)
+    for task in (0, 1):
+        track.log.newest[task] = TaskStatus(task, 1, TaskState.SUCCEEDED, 0)
+    track.log.open.clear()
+    names = {1: "b", 2: "c"}
+    seen = outcomes([track], names)
+    assert [(one.task, one.name, one.state) for one in seen] == [
+        (1, "b", TaskState.SUCCEEDED),
+        (2, "c", TaskState.LOST),
+    ]
+    assert (seen[1].host, seen[1].why, unclaimed(seen)) == (NOWHERE, UNCLAIMED, 1)
+    assert verdict(seen, len(names)) == Verdict(4)
+    assert outcomes([], {}) == []
 
 
 def test_what_was_not_seen_to_end_on_a_lost_instance_is_lost() -> None:
     track = Track(HOST, problem="it is gone")
     track.log.newest[0] = TaskStatus(0, 1, TaskState.SUCCEEDED, 0)
-    first, second = outcomes([track], {0: "a"})
+    first, second = outcomes([track], {0: "a", 1: "1"})
     assert (first.state, first.why, first.name) == (TaskState.SUCCEEDED, "", "a")
     assert (second.state, second.why, second.name) == (TaskState.LOST, "it is gone", "1")
 
@@ -76,10 +109,10 @@ def test_what_was_given_to_an_instance_that_is_gone_is_told_of_that_one() -> Non
     gave, had = Track(Host(0, "i-0", "c-0", (0,))), Track(Host(1, "i-1", "c-1", ()))
     gave.log.given[0, 1] = 1
     del gave.log.open[0]
-    (waits,) = outcomes([gave, had], {})
+    (waits,) = outcomes_of([gave, had])
     assert (waits.state, waits.why, waits.host) == (TaskState.PENDING, BETWEEN, gave.host)
     had.gone, had.problem = True, "it is terminated"
-    (lost,) = outcomes([gave, had], {})
+    (lost,) = outcomes_of([gave, had])
     assert (lost.state, lost.why, lost.host) == (TaskState.LOST, WENT_TO_LOST, had.host)
 
 
@@ -87,4 +120,4 @@ def test_outcomes_are_in_the_order_of_tasks() -> None:
     hosts = [Host(0, "i-0", "c-0", (1, 3)), Host(1, "i-1", "c-1", (0, 2))]
     tracks = tracks_of(Manifest(tuple(hosts), {}), {"i-1": "stopped"})
     assert [track.problem for track in tracks] == ["", "stopped"]
-    assert [outcome.task for outcome in outcomes(tracks, {})] == [0, 1, 2, 3]
+    assert [outcome.task for outcome in outcomes_of(tracks)] == [0, 1, 2, 3]

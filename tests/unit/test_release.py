@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from poormanray.jobs.again import UNSUCCESSFUL, chosen, turns
 from poormanray.jobs.moving import Mover
-from poormanray.jobs.outcome import outcomes
 from poormanray.jobs.release import MOST_KEYS, holds_back, release_order
 from poormanray.jobs.track import Track
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host
+from tests.support.tracks import outcomes_of
 from tests.unit.test_moving import SHARES, STEPS, World, dealt, world
 
 
@@ -31,7 +31,7 @@ def stop(played: World, name: str) -> None:
 def reassign(played: World) -> None:
     """Let a client give away what waits on the instance that is stopped."""
     tracks = played.mover.tracks
-    found = outcomes(tracks.values(), {})
+    found = outcomes_of(tracks.values())
     again = turns(chosen(found, UNSUCCESSFUL), [*tracks.values()], found, reassign=True)
     played.mover = Mover("job", tracks, again)
 
@@ -121,13 +121,13 @@ def test_of_two_that_wait_neither_gives_way() -> None:
 def test_what_was_given_to_an_instance_that_is_gone_is_lost() -> None:
     here, there = Track(Host(0, "i-0", "c-0", (0, 1))), Track(Host(1, "i-1", "c-1", ()))
     here.log._give([(1, 1)], 1)
-    state = {one.task: one.state for one in outcomes([here, there], {})}
+    state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.PENDING
     there.gone, there.problem = True, "it is terminated"
-    state = {one.task: one.state for one in outcomes([here, there], {})}
+    state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.LOST
     there.suspended = True
-    state = {one.task: one.state for one in outcomes([here, there], {})}
+    state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.PENDING
 
 
@@ -135,7 +135,7 @@ def test_what_was_given_to_a_cancelled_instance_is_cancelled() -> None:
     here, there = Track(Host(0, "i-0", "c-0", (0, 1))), Track(Host(1, "i-1", "c-1", (2,)))
     here.log._give([(1, 1)], 1)
     there.log.cancelled = True
-    state = {one.task: one.state for one in outcomes([here, there], {})}
+    state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.CANCELLED
 
 

@@ -113,11 +113,18 @@ def test_what_makes_no_sense_is_refused(words: dict[str, object]) -> None:
 
 
 def test_counts_add_up_and_what_moves_is_pending() -> None:
-    found = whole(share(0, {S: 3, P: 2}), share(1, {S: 2, F: 1}))
+    found = whole(share(0, {S: 3, P: 2}, gave="1"), share(1, {S: 2, F: 1}))
     assert (found.counts[S], found.counts[F], found.counts[P]) == (5, 1, 4)
     assert (found.total, found.failures, found.ended) == (10, 1, False)
-    cancelled = whole(share(0, {S: 3}), share(1, {S: 6}, cancelled_job=1))
+    cancelled = whole(share(0, {S: 3}, gave="1"), share(1, {S: 6}, cancelled_job=1))
     assert (cancelled.counts[TaskState.CANCELLED], cancelled.ended) == (1, True)
+
+
+def test_what_nobody_has_and_nobody_gave_away_is_looked_at() -> None:
+    assert merged(summary(), [share(0, {S: 5}), share(1, {S: 4})]) is None
+    assert merged(summary(0, 1), [share(0, {})]) is None
+    short = Overview(summary(3), (), {**dict.fromkeys(TaskState, 0), S: 2})
+    assert (short.total, short.ended) == (3, False)
 
 
 def test_what_was_told_twice_counts_once_or_is_looked_at() -> None:
@@ -192,7 +199,7 @@ def test_a_look_at_every_task_says_the_same() -> None:
         + line("E 12.0 0 1 7 exit 10.0 0")
         + line("S 12.0 1 1 0 7 5"),
     )
-    found = outcomes(tracks, {0: "a"})
+    found = outcomes(tracks, {0: "a", 1: "1", 2: "2"})
     seen = looked_over(summary(3), tracks, found, now_s=20.0, lines={(0, 1): "boom"})
     assert (seen.counts[F], seen.counts[R], seen.counts[TaskState.LOST]) == (1, 1, 1)
     first, second = seen.shares
@@ -207,11 +214,14 @@ counts = st.fixed_dictionaries({state: st.integers(0, 5) for state in TaskState}
 
 @given(told_counts=st.lists(counts, min_size=1, max_size=5), missing=st.integers(0, 3))
 def test_no_task_is_lost_or_doubled(told_counts: list[dict[TaskState, int]], missing: int) -> None:
-    shares = [share(n, each) for n, each in enumerate(told_counts)]
+    shares = [share(n, each, gave="0") for n, each in enumerate(told_counts)]
     total = sum(sum(each.values()) for each in told_counts) + missing
     found = merged(summary(total, len(shares)), shares)
+    if not total:
+        assert found is None
+        return
     assert found is not None
-    assert found.total == total
+    assert found.total == total == sum(found.counts.values())
     assert found.failures == sum(
         n for each in told_counts for s, n in each.items() if s.ended and s is not S
     )

@@ -25,7 +25,7 @@ from poormanray.errors import (
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.listing import Known, find
 from poormanray.jobs.moving import BACK_OFF_S, LONGEST_BACK_OFF_S
-from poormanray.jobs.outcome import Outcome, outcomes, verdict
+from poormanray.jobs.outcome import Outcome, outcomes, unclaimed, verdict
 from poormanray.jobs.track import REFUSALS, HostProblem, Looked, Slowed, TaskChanged, Track, Wanted
 from poormanray.ledger import TaskState, TaskStatus, ended_counts
 from poormanray.manifest import JobSummary
@@ -113,7 +113,15 @@ def obstacle(
         for one in found
         if not one.state.ended or (one.state is TaskState.LOST and one.host.instance_id in silent)
     ]
-    if verdict(found).code == ExitCode.OK or (however and not unknown):
+    look = f"pmr status {job.job_id} -n {job.cluster} shows more"
+    if missing := job.task_count - len(found) + unclaimed(found):
+        return NotReached(
+            f"nothing was started: how job {job.job_id} ends is not known: no instance has "
+            f"{missing} of its {job.task_count} tasks",
+            look,
+        )
+    sound = verdict(found, job.task_count).code == ExitCode.OK
+    if sound or (however and not unknown):
         return None
     counts = ended_counts(one.status for one in found)
     words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
@@ -122,7 +130,6 @@ def obstacle(
     worst = (unknown or lost or bad)[0]
     how = worst.why or ending(worst.status)
     told = f"({words}): task {worst.task} ({worst.name}) {how}"
-    look = f"pmr status {job.job_id} -n {job.cluster} shows more"
     if unknown:
         if any(one.why.startswith("suspended") for one in unknown):
             look = f"pmr resume -n {job.cluster} starts what is stopped"

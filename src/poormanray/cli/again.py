@@ -139,7 +139,7 @@ def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> 
         onward.chain.skipped(app)
         return _told(app, job_id, found, Verdict(ExitCode.NOT_REACHED))
     then = onward.chain.then(Ending(app, before.fleet.cluster, job_id))
-    return _told(app, job_id, found, verdict(found), then)
+    return _told(app, job_id, found, verdict(found, before.known.summary.task_count), then)
 
 
 def _watch(
@@ -213,7 +213,8 @@ def join(app: App, name: str, job: str, onward: Onward) -> int:
     """Watch a map, and let the cluster's other instances take part in what waits."""
     before = seen(app, name, job)
     if not onward.dry_run and all(one.state.ended for one in before.found):
-        return _told(app, before.known.summary.job_id, before.found, verdict(before.found))
+        summary = before.known.summary
+        return _told(app, summary.job_id, before.found, verdict(before.found, summary.task_count))
     return go_on(app, before, (), onward)
 
 

@@ -30,7 +30,7 @@ from poormanray.cli.options import (
     yes_option,
 )
 from poormanray.errors import ExitCode, NotFound
-from poormanray.model import Instance, InstanceState, Reachability, Selection
+from poormanray.model import Instance, InstanceState, Selection
 
 
 @click.command("list")
@@ -59,7 +59,7 @@ def wait(app: App, name: str, instance_ids: tuple[str, ...], wait_timeout: float
     """Wait until the agent of every instance is online, so that it can take work."""
     instances = cluster.find(app.aws, Selection(name, instance_ids))
     reach = watched(app, instances, wait_timeout, events=True, chosen=instance_ids)
-    code = verdict(app, reach)
+    code = verdict(app, reach, len(instances))
     if code == ExitCode.OK:
         app.out.line(f"{many(len(reach.ready))} of {name} ready")
     app.out.event(
@@ -109,11 +109,9 @@ def resume(
     instances = cluster.find(app.aws, Selection(name, instance_ids))
     with goes_on(app, "some may not have started", app.command_line("resume", "-n", name)):
         changed = cluster.resume(app.aws, instances)
-    reach = Reachability(ready=(), left_out=())
-    if not detach:
-        reach = watched(app, instances, wait_timeout)
+    reach = None if detach else watched(app, instances, wait_timeout)
     _tell_changed(app, instances, changed, ("resumed", "running"))
-    return verdict(app, reach)
+    return verdict(app, reach, len(instances)) if reach else ExitCode.OK
 
 
 @click.command()

@@ -21,7 +21,7 @@ from poormanray.cli.options import (
     ssh_key_option,
     wait_timeout_option,
 )
-from poormanray.errors import UsageProblem
+from poormanray.errors import ExitCode, UsageProblem
 from poormanray.launching import Launched, Plan
 from poormanray.model import LaunchSpec, Reachability
 
@@ -161,7 +161,7 @@ def create(app: App, spec: LaunchSpec, detach: bool, wait_timeout: float) -> int
     _tell(app, plan, launched, reach)
     if detach:
         app.out.note(f"{app.command_line('wait', '-n', spec.cluster)} says when they can take work")
-    code = verdict(app, reach)
+    code = ExitCode.OK if detach else verdict(app, reach, spec.count)
     return launched.problem.exit_code if launched.problem else code
 
 

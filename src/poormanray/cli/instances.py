@@ -85,10 +85,13 @@ def _tell_last(app: App, last: Reachability) -> None:
         app.out.note(f"not ready yet: {_names(those)}: {reason}")
 
 
-def verdict(app: App, reach: Reachability) -> ExitCode:
-    """Name every instance that is not ready, say what to do, and return the exit code."""
+def verdict(app: App, reach: Reachability, expected: int) -> ExitCode:
+    """Name every instance that is not ready, say what to do, and return the exit code.
+
+    `expected` is how many instances there are to be.
+    """
     if not reach.left_out:
-        return ExitCode.OK
+        return ExitCode.OK if len(reach.ready) == expected > 0 else ExitCode.NOT_REACHED
     if not app.out.json:
         why: dict[str, list[Instance]] = {}
         for one, reason in reach.left_out:

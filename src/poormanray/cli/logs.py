@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import click
@@ -42,6 +42,13 @@ class _Choice:
             if not self.instance_ids
             or {track.host.instance_id, track.host.name} & {*self.instance_ids}
         ]
+
+    def expected(self, tracks: Iterable[Track]) -> dict[int, str]:
+        """Return the names of the tasks that are to be shown; of some instances, those they had."""
+        names = self.known.manifest.task_names
+        had = {task for track in tracks for task in track.tasks}
+        chosen = self.tasks & had if self.instance_ids else self.tasks
+        return {task: names[task] for task in chosen}
 
 
 def _choice(
@@ -134,7 +141,7 @@ def logs(  # noqa: PLR0913 (one for each option)
         tracks = _show_tail(app, choice, tail, watcher)
         if not follow:
             watcher.finish()
-            return _read(tracks, choice.tasks)
+            return _read(tracks, choice)
     if follow:
         ask_again(tracks, fleet)
     wanted = Wanted(
@@ -148,28 +155,29 @@ def logs(  # noqa: PLR0913 (one for each option)
     if code is not None:
         return code
     if not follow:
-        return _read(follower.tracks.values(), choice.tasks)
+        return _read(follower.tracks.values(), choice)
     if follower.gave_up_waiting:
         back.tell(app.out, "stopped following")
     else:
         back.tell_stopped(app.out)
-    return _concluded(app, known, follower, choice.tasks)
+    return _concluded(app, choice, follower)
 
 
-def _read(tracks: Iterable[Track], chosen: frozenset[int]) -> ExitCode:
+def _read(tracks: Collection[Track], choice: _Choice) -> ExitCode:
     """Return the exit code of logs that were read once: what could not be asked is missing."""
-    missing = any(track.gone and chosen.intersection(track.tasks) for track in tracks)
-    return ExitCode.NOT_REACHED if missing else ExitCode.OK
+    expected = choice.expected(tracks)
+    missing = any(track.gone and track.tasks & expected.keys() for track in tracks)
+    complete = {task for track in tracks for task in track.tasks} >= expected.keys()
+    return ExitCode.OK if complete and not missing else ExitCode.NOT_REACHED
 
 
-def _concluded(app: App, known: Known, follower: Follower, chosen: frozenset[int]) -> int:
-    found = [
-        outcome
-        for outcome in outcomes(follower.tracks.values(), known.manifest.task_names)
-        if outcome.task in chosen
-    ]
-    alone = known.summary.kind == "run" and len(follower.tracks) == 1
+def _concluded(app: App, choice: _Choice, follower: Follower) -> int:
+    known, tracks = choice.known, follower.tracks.values()
+    expected = choice.expected(tracks)
+    found = outcomes(tracks, expected)
+    alone = known.summary.kind == "run" and len(tracks) == 1
     unseen = Verdict(ExitCode.NOT_REACHED)
-    reached = unseen if follower.gave_up_waiting else verdict(found, own_code=alone)
+    seen = verdict(found, len(expected), own_code=alone)
+    reached = unseen if follower.gave_up_waiting else seen
     app.out.event(summary_event(known.summary.job_id, found, reached))
     return reached.code

@@ -11,6 +11,7 @@ import click
 
 from poormanray.cli.watching import readable_bytes, readable_s
 from poormanray.errors import NotFound, PmrError, UsageProblem
+from poormanray.jobs.outcome import NOWHERE
 from poormanray.jobs.outputs import INLINE_BYTES, MOST_BYTES, Gathered, Gatherer, inline_s
 from poormanray.jobs.pack import Store, checked_pattern
 
@@ -73,6 +74,8 @@ def gather(app: App, fleet: Fleet, found: Sequence[Outcome], wish: Wish) -> Got:
     """
     keys: dict[str, set[str]] = {}
     for outcome in found:
+        if outcome.host == NOWHERE:
+            continue
         keys.setdefault(outcome.host.instance_id, set()).add(outcome.status.key)
     store = Store(wish.folder / FOLDER)
     store.folder.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import Known
 from poormanray.jobs.logs import told_last_lines
-from poormanray.jobs.outcome import Outcome, outcomes
+from poormanray.jobs.outcome import Outcome, outcomes, unclaimed
 from poormanray.jobs.report import bars, gantt_svg, report_csv, report_html
 from poormanray.jobs.results import fresh
 from poormanray.jobs.track import LogText, Track, Wanted
@@ -60,7 +60,8 @@ def report(app: App, *, name: str, file: Path | None, job: str) -> int:
         ) from error
     app.out.line(f"{len(found)} tasks of job {known.summary.job_id} in {target}")
     app.out.document({"job": known.summary.job_id, "file": str(target), "tasks": len(found)})
-    return ExitCode.NOT_REACHED if any(track.problem for track in tracks) else ExitCode.OK
+    unread = unclaimed(found) or any(track.problem for track in tracks)
+    return ExitCode.NOT_REACHED if unread else ExitCode.OK
 
 
 def _text(

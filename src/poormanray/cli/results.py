@@ -16,7 +16,7 @@ from poormanray.cli.sending import bucket_option
 from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_bytes, watched
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.absent import absent
-from poormanray.jobs.outcome import Outcome, outcomes
+from poormanray.jobs.outcome import Outcome, outcomes, unclaimed
 from poormanray.jobs.results import Collection, fresh, joblog
 from poormanray.jobs.track import Happening, Wanted
 
@@ -83,7 +83,7 @@ def results(app: App, *, name: str, output: str, pattern: str | None, bucket: st
     app.out.event({"event": "summary", "job": known.summary.job_id, **summary, **got.summary()})
     if got.error:
         raise got.error
-    unread = any(track.problem for track in tracks)
+    unread = unclaimed(found) or any(track.problem for track in tracks)
     return ExitCode.NOT_REACHED if unread or got.missed else ExitCode.OK
 
 

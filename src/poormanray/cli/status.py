@@ -91,6 +91,14 @@ def status(app: App, *, name: str, tasks: bool, watch: float | None, job: str) -
     view = _look(app, fleet_of(app, name), job, tasks=tasks)
     app.out.document(view.document)
     view.show(app.out)
+    return _judged(app, view)
+
+
+def _judged(app: App, view: _View) -> ExitCode:
+    """Return the exit code of a job that was shown: tasks that no instance has are lost."""
+    if count := view.overview.unclaimed:
+        app.out.note(f"no instance of the job has {count} of its {view.overview.total} tasks: LOST")
+        return ExitCode.NOT_REACHED
     return ExitCode.OK
 
 
@@ -121,7 +129,7 @@ def _watch(app: App, name: str, job: str, every_s: float, *, tasks: bool) -> int
                 app.out.line(f"job {job}: {now}{_pace(view.overview)}")
             before = now
             if view.overview.ended:
-                return ExitCode.OK
+                return _judged(app, view)
             chunks = -(-len(fleet.ready) // CHUNK)
             app.aws.clock.sleep(max(every_s, CALLS_EACH * chunks / POLLS_PER_S))
     except KeyboardInterrupt:

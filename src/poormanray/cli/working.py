@@ -341,7 +341,8 @@ class Submission:
     ) -> int:
         """Sum the job up: what failed, in words and JSON, and the exit code; `then` before that."""
         found = self._found(follower)
-        reached = verdict(found, left_out=left_out, own_code=own_code)
+        expected = len(self.job.tasks)
+        reached = verdict(found, expected, left_out=left_out, own_code=own_code)
         counts = ended_counts(outcome.status for outcome in found)
         words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
         if reached.code or self.job.kind == "map":

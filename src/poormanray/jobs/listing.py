@@ -49,7 +49,7 @@ class Listed:
         )
         if succeeded + failed < queued:
             return "STALLED"
-        if self.hosts_seen < self.summary.host_count:
+        if self.hosts_seen < self.summary.host_count or queued < self.summary.task_count:
             return "PARTLY KNOWN"
         return "FAILED" if failed else "SUCCEEDED"
 
@@ -288,7 +288,9 @@ def _first_sound(
                 foreign = summary.cluster
                 tried[instance_id] = f"it knows the job as one of cluster {foreign}"
                 continue
-            manifest = decode_manifest(_whole(fleet, job_id, instance_id, answer, MANIFEST))
+            manifest = decode_manifest(
+                _whole(fleet, job_id, instance_id, answer, MANIFEST), summary.task_count
+            )
         except ValueError as error:
             tried[instance_id] = f"its answer is damaged: {error}"
         else:

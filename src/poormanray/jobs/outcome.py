@@ -9,10 +9,14 @@ from poormanray.errors import ExitCode
 from poormanray.jobs.track import Track
 from poormanray.ledger import REASONS, TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
+from poormanray.model import NO_INDEX
 
 # Of a task that one instance has given away, and no other is known to have.
 BETWEEN = "on its way to another instance"
 WENT_TO_LOST = "it was given to an instance that is gone"
+# Of a task of the job that no instance has in its ledger, and where such a task is.
+UNCLAIMED = "no instance of the job has it"
+NOWHERE = Host(NO_INDEX, "", "-", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +36,30 @@ class Outcome:
 
 
 def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]:
-    """Return every task's outcome, by task.
+    """Return the outcome of each task of the job exactly once, by task; `names` are those of all.
 
-    A task that was not seen to end on an instance that is lost is LOST, whatever came before. On
-    one that is stopped that holds for what was running; what waits there goes on after a start.
+    A task that no instance has is LOST, and one that the job does not have is left out. A task
+    that was not seen to end on an instance that is lost is LOST, whatever came before. On one that
+    is stopped that holds for what was running; what waits there goes on after a start.
     """
-    newest: dict[int, tuple[tuple[int, bool, bool], Outcome]] = {}
+    none = (-1, False, False)
+    newest = {task: (none, _unclaimed(task, name)) for task, name in names.items()}
     tracks = list(tracks)
     for track in tracks:
         for outcome in _of_instance(track, names, tracks):
             rank = _rank(outcome, track)
-            if outcome.task not in newest or rank > newest[outcome.task][0]:
+            if outcome.task in newest and rank > newest[outcome.task][0]:
                 newest[outcome.task] = (rank, outcome)
     return [outcome for _, (_, outcome) in sorted(newest.items())]
+
+
+def _unclaimed(task: int, name: str) -> Outcome:
+    return Outcome(task, name, NOWHERE, TaskStatus(task, 1, TaskState.LOST), UNCLAIMED)
+
+
+def unclaimed(found: Iterable[Outcome]) -> int:
+    """Return how many tasks of a job no instance has."""
+    return sum(outcome.host == NOWHERE for outcome in found)
 
 
 def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool]:
@@ -99,18 +114,21 @@ class Verdict:
     of_task: bool = False
 
 
-def verdict(found: Sequence[Outcome], *, left_out: int = 0, own_code: bool = False) -> Verdict:
-    """Return the exit code for a job's outcomes.
+def verdict(
+    found: Sequence[Outcome], expected: int, *, left_out: int = 0, own_code: bool = False
+) -> Verdict:
+    """Return the exit code for a job of `expected` tasks, from their outcomes.
 
     `own_code`: a `run` on one instance passes the task's own code on. What was lost, never
-    reached or not seen to end weighs more than what failed: nobody knows what it comes to.
+    reached, not seen to end or has no outcome at all weighs more than what failed.
     """
-    if own_code and len(found) == 1 and not left_out:
+    missing = left_out or not expected or len({outcome.task for outcome in found}) != expected
+    if own_code and len(found) == 1 and not missing:
         (only,) = found
         if only.state is TaskState.FAILED and only.status.exit_code is not None:
             return Verdict(only.status.exit_code, of_task=True)
     states = {outcome.state for outcome in found}
-    if left_out or TaskState.LOST in states or not all(state.ended for state in states):
+    if missing or TaskState.LOST in states or not all(state.ended for state in states):
         return Verdict(ExitCode.NOT_REACHED)
     failures = states - {TaskState.SUCCEEDED}
     if failures == {TaskState.TIMEOUT}:

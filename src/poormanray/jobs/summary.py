@@ -100,18 +100,19 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How far a job is: what `pmr status` shows."""
+    """How far a job is: what `pmr status` shows; `unclaimed` of its tasks have no instance."""
 
     summary: JobSummary
     shares: tuple[Share, ...]
     counts: Mapping[TaskState, int]
     slowest: tuple[Slow, ...] = ()
     failed: tuple[Failed, ...] = ()
+    unclaimed: int = 0
 
     @property
     def total(self) -> int:
         """Return how many tasks the job has."""
-        return sum(self.counts.values())
+        return self.summary.task_count
 
     @property
     def failures(self) -> int:
@@ -121,7 +122,8 @@ class Overview:
     @property
     def ended(self) -> bool:
         """Say whether no task will change any more."""
-        return not self.counts[TaskState.PENDING] and not self.counts[TaskState.RUNNING]
+        going = self.counts[TaskState.PENDING] + self.counts[TaskState.RUNNING]
+        return not going and sum(self.counts.values()) == self.total
 
     @property
     def ran(self) -> int:
@@ -316,9 +318,13 @@ def merged(summary: JobSummary, shares: Sequence[Share]) -> Overview | None:
         for state, count in share.counts.items():
             counts[state] += count
     missing = summary.task_count - sum(counts.values())
+    if not summary.task_count:
+        return None
     if missing > 0:
-        if not {to for share in shares for to in share.gave_to} <= {s.host_index for s in shares}:
-            # What was given to an instance that has joined, and is gone, may be lost.
+        given_to = {to for share in shares for to in share.gave_to}
+        if not given_to or not given_to <= {share.host_index for share in shares}:
+            # What nobody gave away has no instance at all. What was given to an instance that has
+            # joined, and is gone, may be lost.
             return None
         # On their way from one instance to another; after a cancel they arrive nowhere.
         cancelled = any(share.cancelled for share in shares)
