@@ -50,6 +50,20 @@ def test_a_job_that_runs_stays_and_an_old_one_goes(pmr: Pmr, cluster: str, old: 
     assert pmr("jobs", "-n", cluster, "--dry-run", check=False).returncode == 2
 
 
+def test_an_empty_name_removes_and_ends_nothing(pmr: Pmr, cluster: str, old: str) -> None:
+    for words in (
+        ("jobs", "--prune", "--job", "", "--yes"),
+        ("cancel", ""),
+        ("retry", " "),
+        ("map", "--resume", ""),
+        ("map", "--join", "  "),
+        ("results", "-o", "", old),
+    ):
+        told = pmr(words[0], "-n", cluster, *words[1:], check=False)
+        assert (told.returncode, "the word is empty" in told.stderr) == (2, True)
+    assert old in {one["job"] for one in pmr.json("jobs", "-n", cluster)}
+
+
 def test_what_a_dead_runner_left_can_go(pmr: Pmr, new_cluster: Callable[[str, int], str]) -> None:
     name = new_cluster("pruned", 1)
     killer = "kill -9 $(cut -d' ' -f1 /var/lib/pmr/jobs/$PMR_JOB_ID/runner)"

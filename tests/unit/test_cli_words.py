@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 import pytest
 
+from poormanray import cli
 from poormanray.cli.inputs import Program
 from poormanray.cli.options import (
     COUNT,
@@ -189,3 +190,105 @@ def test_the_next_command_is_for_the_same_cloud() -> None:
     assert said(local=True) == "pmr logs -f job -o 'a b' --local"
     chosen = "-r eu-west-1 --profile 'my work'"
     assert said(region="eu-west-1", profile="my work") == f"pmr logs -f job -o 'a b' {chosen}"
+
+
+# The only words that may be empty, with the reason.
+MAY_BE_EMPTY = {
+    ("pmr run", "words"): "after the program's name: an argument of that program",
+    ("pmr map", "words"): "after the program's name: its argument, or an entry",
+    ("pmr ssh", "words"): "whatever the words are, the answer is what to use instead",
+}
+# What else a command cannot be parsed without.
+NEEDED = {
+    "pmr results": ["--output", "out"],
+    "pmr retry": ["--name", "demo", "last"],
+}
+
+
+def every_command(
+    command: click.Command = cli.pmr, path: str = "pmr"
+) -> Iterator[tuple[str, click.Command]]:
+    """Yield each command that does something, with the words that lead to it."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name in cli.COMMANDS if command is cli.pmr else command.commands:
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        yield from every_command(found, f"{path} {name}")
+
+
+def _with_values() -> Iterator[tuple[str, click.Parameter, str]]:
+    """Yield each parameter that takes a value, with its command and its name in an error."""
+    for path, command in every_command():
+        context = click.Context(command)
+        for parameter in command.params:
+            flag = isinstance(parameter, click.Option) and (parameter.is_flag or parameter.count)
+            if not flag:
+                yield path, parameter, parameter.get_error_hint(context)
+
+
+WITH_VALUES = list(_with_values())
+
+
+def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = cli._outcome(words)
+    return int(code), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\t\n"])
+@pytest.mark.parametrize(
+    ("path", "parameter", "hint"), WITH_VALUES, ids=lambda one: getattr(one, "name", None)
+)
+def test_an_empty_word_is_never_a_name(
+    path: str,
+    parameter: click.Parameter,
+    hint: str,
+    blank: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = parameter.opts[-1]
+    words = path.split()[1:]
+    if isinstance(parameter, click.Option):
+        code, told = ended([*words, name, blank], capsys)
+        assert ended([*words, f"{name}={blank}"], capsys) == (code, told)
+    else:
+        needed = [one for one in NEEDED.get(path, []) if (parameter.name, one) != ("job", "last")]
+        code, told = ended([*words, *needed, blank], capsys)
+    assert code == 2
+    if path != "pmr ssh":
+        assert f"Invalid value for {hint}: the word is empty" in told
+
+
+def test_the_walk_over_all_parameters_meets_them() -> None:
+    found = {(path, parameter.opts[-1]) for path, parameter, _ in WITH_VALUES}
+    assert len(found) > 100
+    expected = {("pmr jobs", "--job"), ("pmr cancel", "job"), ("pmr local fault clear", "rule_id")}
+    assert expected <= found
+    assert MAY_BE_EMPTY.keys() <= found
+
+
+def test_an_argument_of_a_program_may_be_empty() -> None:
+    def words_of(name: str, *words: str) -> object:
+        root = click.Context(cli.pmr)
+        command = cli.pmr.get_command(root, name)
+        assert command is not None
+        return command.make_context(name, ["-n", "c", *words], parent=root).params["words"]
+
+    assert words_of("run", "--", "grep", "", "file") == ("grep", "", "file")
+    assert words_of("map", "--", "x", "", ":::", "", "a") == ("x", "", ":::", "", "a")
+    for name in ("run", "map"):
+        with pytest.raises(click.BadParameter, match="is empty"):
+            words_of(name, "--", "  ", "x")
+
+
+def test_an_empty_variable_counts_as_unset(
+    parse: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMR_CLUSTER", "")
+    with pytest.raises(click.MissingParameter, match="name"):
+        parse()
+    assert parse("-n", "demo")["name"] == "demo"
+    monkeypatch.setenv("PMR_CLUSTER", "  ")
+    with pytest.raises(click.BadParameter, match="not a cluster name"):
+        parse()

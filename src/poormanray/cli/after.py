@@ -52,7 +52,7 @@ def parse_earlier(text: str) -> Earlier:
         ValueError: it names no job.
     """
     job = text.removesuffix(_ANY)
-    if not job:
+    if not job.strip():
         raise ValueError(f"{text!r} names no job")
     return Earlier(job, job != text)
 

@@ -14,7 +14,7 @@ from poormanray.cli.headers import MOST_RETRIES
 from poormanray.cli.inputs import Program
 from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
 from poormanray.cli.mapping import MapWatcher, Progress
-from poormanray.cli.options import DURATION, App, aws_options, cluster_option
+from poormanray.cli.options import DURATION, App, Command, aws_options, cluster_option
 from poormanray.cli.planned import show_again
 from poormanray.cli.watching import WayBack, summary_event, watched
 from poormanray.cli.working import Then
@@ -302,7 +302,7 @@ def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
     return numbers
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @click.option("--failed", is_flag=True, help="What failed or ran out of time.")
 @click.option("--lost", is_flag=True, help="What was lost with its instance or its runner.")

@@ -20,6 +20,7 @@ from poormanray.cli.instances import (
 )
 from poormanray.cli.options import (
     App,
+    Command,
     aws_options,
     cluster_option,
     detach_option,
@@ -33,7 +34,7 @@ from poormanray.errors import ExitCode, NotFound
 from poormanray.model import Instance, InstanceState, Selection
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @optional_cluster_option
 @aws_options
 def list_(app: App, name: str | None) -> None:
@@ -50,7 +51,7 @@ def list_(app: App, name: str | None) -> None:
     app.out.document({"instances": [facts(one, agents[one.instance_id]) for one in instances]})
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @wait_timeout_option
@@ -73,7 +74,7 @@ def wait(app: App, name: str, instance_ids: tuple[str, ...], wait_timeout: float
     return code
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @detach_option
@@ -91,7 +92,7 @@ def pause(app: App, name: str, instance_ids: tuple[str, ...], detach: bool) -> N
     _tell_changed(app, instances, changed, ("paused", "not running"))
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @detach_option
@@ -114,7 +115,7 @@ def resume(
     return verdict(app, reach, len(instances)) if reach else ExitCode.OK
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @yes_option

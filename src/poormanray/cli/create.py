@@ -14,6 +14,7 @@ from poormanray.cli.instances import COLUMNS, facts, left_out_facts, row, verdic
 from poormanray.cli.options import (
     COUNT,
     App,
+    Command,
     aws_options,
     cluster_option,
     detach_option,
@@ -133,7 +134,7 @@ def _checked(spec: LaunchSpec) -> LaunchSpec:
     return spec
 
 
-@click.command()
+@click.command(cls=Command)
 @_launch_options
 @detach_option
 @wait_timeout_option

@@ -44,6 +44,8 @@ def collect_scripts(folders: Sequence[str]) -> Program:
     found: dict[str, tuple[Path, bytes]] = {}
     budget = _Budget()
     for word in folders:
+        if not word.strip():
+            raise UsageProblem("the name of a directory is empty", "name each directory")
         top = Path(word)
         kind = _kind_of(top)
         if not S_ISDIR(kind):

@@ -12,6 +12,7 @@ from poormanray.cli.options import (
     DURATION,
     SIZE,
     App,
+    Command,
     aws_options,
     cluster_option,
     instance_option,
@@ -111,7 +112,7 @@ def looked_at(app: App, fleet: Fleet, known: Known) -> list[Track]:
     return tracks + absent(fleet, known, tracks)
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @click.option("--prune", is_flag=True, help="Remove what old jobs left on the instances, and ask.")
 @click.option("--older", type=DURATION, help="Prune: unchanged for so long.  [default: 7d]")
@@ -194,7 +195,7 @@ def _job_cells(job: Listed) -> Sequence[str]:
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @click.option("--task", type=click.IntRange(min=0), help="Only this task.")

@@ -11,6 +11,7 @@ import click
 from poormanray.aws.session import Endpoint
 from poormanray.cli.local_daemon import Contact, Daemon, ask, running, state_folder
 from poormanray.cli.local_fault import fault
+from poormanray.cli.options import Group
 from poormanray.cli.output import Output
 from poormanray.errors import UsageProblem
 
@@ -28,7 +29,7 @@ def _json_option(command: C) -> C:
     return click.option("--json", is_flag=True, help="Print JSON on stdout.")(command)
 
 
-@click.group()
+@click.group(cls=Group)
 def local() -> None:
     """Start, stop and inspect the local cloud.
 

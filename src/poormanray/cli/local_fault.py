@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from poormanray.cli.local_daemon import ask
-from poormanray.cli.options import SIZE
+from poormanray.cli.options import SIZE, Group
 from poormanray.cli.output import Output
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -54,7 +54,7 @@ def _kinds() -> str:
     return f"\b\nKinds:\n{lines}"
 
 
-@click.group()
+@click.group(cls=Group)
 def fault() -> None:
     """Order that things go wrong, to see that work survives it.
 

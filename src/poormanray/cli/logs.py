@@ -12,6 +12,7 @@ from poormanray.cli.options import (
     COUNT,
     DURATION,
     App,
+    Command,
     aws_options,
     cluster_option,
     instance_option,
@@ -100,7 +101,7 @@ def ask_again(tracks: list[Track], fleet: Fleet) -> None:
             track.problem, track.gone = "", False
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @click.option("--task", type=click.IntRange(min=0), help="Only this task.")

@@ -25,6 +25,7 @@ from poormanray.cli.jobs import job_id_of
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import (
     App,
+    Command,
     aws_options,
     cluster_option,
     detach_option,
@@ -75,7 +76,7 @@ def _program(
     return collect_scripts(scripts + words)
 
 
-@click.command("map")
+@click.command("map", cls=Command)
 @cluster_option
 @instance_option
 @click.option("-c", "--command", help="Command line for each entry; `{}` is the entry.")

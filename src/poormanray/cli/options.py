@@ -7,7 +7,7 @@ import getpass
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -33,6 +33,50 @@ WHOLE = 100
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _REGION = re.compile(r"[a-z]{2,8}(-[a-z0-9]+)+")
+
+
+# Arguments of which only the first word is a name: the others belong to the user's program, and
+# an empty word is one of its arguments, or an entry.
+_PROGRAM_WORDS = {"words"}
+
+
+class Command(click.Command):
+    """A command that takes no empty word for anything.
+
+    An empty word comes from a variable without a value (`--job "$JOB"`), and each thing would
+    have a meaning of its own for it: all jobs, the newest one, the working directory.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words of the command line.
+
+        Raises:
+            click.BadParameter: one that names something is empty, or blanks only.
+        """
+        if not ctx.resilient_parsing:
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+            if not given.get("help"):
+                self._refuse_empty(ctx, given)
+        return super().parse_args(ctx, args)
+
+    def _refuse_empty(self, ctx: click.Context, given: Mapping[str, object]) -> None:
+        for parameter in self.params:
+            value = given.get(parameter.name or "")
+            words = list(value) if isinstance(value, list | tuple) else [value]
+            if parameter.name in _PROGRAM_WORDS:
+                # Before `:::` there need not be a program.
+                words = words[:1]
+            if any(isinstance(word, str) and not word.strip() for word in words):
+                raise click.BadParameter(
+                    "the word is empty (a variable without a value?)", ctx, parameter
+                )
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
 
 
 class App:

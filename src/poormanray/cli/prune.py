@@ -28,11 +28,11 @@ class Chosen:
 def prune_jobs(app: App, name: str, chosen: Chosen, *, dry_run: bool, yes: bool) -> int:
     """Show what would go, ask, and remove it."""
     fleet = muster(app.aws, Selection(name))
-    job_id = resolve(fleet, chosen.job) if chosen.job else ""
+    job_id = None if chosen.job is None else resolve(fleet, chosen.job)
     plan = look_over(fleet, older_s=chosen.older_s, larger_bytes=chosen.larger_bytes, job_id=job_id)
     names = {one.instance_id: one.name for one in fleet.ready}
     _tell_missing(app, fleet, plan.problems, names)
-    if job_id:
+    if job_id is not None:
         for one in plan.stays:
             app.out.note(f"job {one.job_id} stays: {one.why}")
     elif plan.stays:
@@ -53,7 +53,7 @@ def prune_jobs(app: App, name: str, chosen: Chosen, *, dry_run: bool, yes: bool)
     app.out.document(_document(plan, gone, names, dry_run=dry_run))
     if plan.problems or missed:
         return ExitCode.NOT_REACHED
-    stayed = any(part.why for part in gone) or (job_id and plan.stays)
+    stayed = any(part.why for part in gone) or (job_id is not None and plan.stays)
     return ExitCode.WORK_FAILED if stayed else ExitCode.OK
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
-from poormanray.cli.options import App, aws_options, cluster_option
+from poormanray.cli.options import App, Command, aws_options, cluster_option
 from poormanray.cli.output import one_line
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.fleet import Fleet
@@ -33,7 +33,7 @@ def _file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Pa
     raise click.BadParameter(f"{value!r} ends in none of {', '.join(KINDS)}")
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @click.option(
     "-o",

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from poormanray.cli.jobs import follower_for, job_argument, known_job
-from poormanray.cli.options import App, aws_options, cluster_option
+from poormanray.cli.options import App, Command, aws_options, cluster_option
 from poormanray.cli.output import json_line
 from poormanray.cli.outputs import Got, Wish, gather, outputs_option
 from poormanray.cli.sending import bucket_option
@@ -48,7 +48,7 @@ def _saved(happenings: Iterator[Happening], folder: Path) -> Iterator[Happening]
         yield from happenings
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @click.option("-o", "--output", required=True, metavar="DIR", help="Folder for the results.")
 @outputs_option

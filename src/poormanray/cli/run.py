@@ -8,6 +8,7 @@ from poormanray.cli.chaining import Chain, Ending, chain_options
 from poormanray.cli.inputs import Program, script_file
 from poormanray.cli.options import (
     App,
+    Command,
     aws_options,
     cluster_option,
     detach_option,
@@ -36,7 +37,7 @@ def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> 
     return words_script(words)
 
 
-@click.command()
+@click.command(cls=Command)
 @cluster_option
 @instance_option
 @click.option("-c", "--command", help="Command line, run by bash.")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from poormanray.cli.jobs import fleet_of, job_argument, looked_at
-from poormanray.cli.options import DURATION, App, aws_options, cluster_option, is_duration
+from poormanray.cli.options import (
+    DURATION,
+    App,
+    Command,
+    aws_options,
+    cluster_option,
+    is_duration,
+)
 from poormanray.cli.watching import ending, interruption, iso, outcome_row, readable_s
 from poormanray.errors import ExitCode
 from poormanray.jobs.fleet import Fleet
@@ -33,18 +40,21 @@ LEAST_ROWS = 3
 HEAD_LINES = 4
 
 
-class _Status(click.Command):
+class _Status(Command):
     """Takes `--watch` without a value too, and then leaves the next word alone."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give `--watch` its usual value where the word that follows is no time."""
         words = [
-            f"--watch={EVERY}"
-            if word == "--watch" and not is_duration(args[at + 1 : at + 2])
-            else word
+            f"--watch={EVERY}" if word == "--watch" and _no_value(args[at + 1 : at + 2]) else word
             for at, word in enumerate(args)
         ]
         return super().parse_args(ctx, words)
+
+
+def _no_value(after: Sequence[str]) -> bool:
+    """Say whether what follows is no time; an empty word is one that a variable lacks."""
+    return not is_duration(after) and (not after or bool(after[0].strip()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from poormanray.envelope import Answer, Chunk
-from poormanray.errors import NotFound, NotReached
+from poormanray.errors import NotFound, NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
 from poormanray.ledger import is_job_id
@@ -207,7 +207,13 @@ def _told_job(answer: Answer, reference: str, cluster: str, *, whole: bool) -> s
 
 
 def meant(reference: str) -> str:
-    """Return a reference as the instances understand it."""
+    """Return a reference as the instances understand it.
+
+    Raises:
+        UsageProblem: it is empty: that would mean each job without a name.
+    """
+    if not reference.strip():
+        raise UsageProblem("the name of the job is empty", "give its id, its name or `last`")
     if reference == "last":
         return reference
     if is_job_id(reference):

@@ -71,12 +71,17 @@ class Plan:
     more: bool = False
 
 
-def look_over(fleet: Fleet, *, older_s: float, larger_bytes: int, job_id: str = "") -> Plan:
-    """Ask the instances what can be removed: at least so old, and so large on one of them."""
+def look_over(
+    fleet: Fleet, *, older_s: float, larger_bytes: int, job_id: str | None = None
+) -> Plan:
+    """Ask the instances what can be removed: at least so old, and so large on one of them.
+
+    A `job_id` limits the plan to that job; None: all jobs.
+    """
     words = ("look_over", fleet.cluster, str(int(older_s)), str(larger_bytes), str(MOST_TOLD))
     parts, problems, more = _asked(fleet, words, fleet.ready_ids, LOOK_S)
     unasked = len(problems) + len(fleet.left_out)
-    goes, stays = planned((p for p in parts if job_id in ("", p.job_id)), unasked=unasked)
+    goes, stays = planned((p for p in parts if job_id in (None, p.job_id)), unasked=unasked)
     return Plan(goes, stays, problems, more)
 
 
