@@ -74,14 +74,6 @@ class CredentialsEnded(AwsRefused):
     """The credentials were good once, and there are no others yet."""
 
 
-class CredentialsFailed(AwsRefused):
-    """No credentials can be had where the settings say: a helper failed, or nobody is logged in."""
-
-
-class SettingRefused(AwsRefused):
-    """The user's own AWS settings cannot work: no request was sent."""
-
-
 class InvalidInstances(AwsRefused):
     """SSM refused a whole send because at least one of its instances is not a managed one.
 

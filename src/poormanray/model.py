@@ -235,3 +235,12 @@ def _indexed(instances: list[Instance]) -> list[tuple[int, Instance]]:
             placed[instance.host_index] = instance
     after = max(placed, default=-1) + 1
     return [*placed.items(), *enumerate(without, start=after)]
+
+
+def readable_s(seconds: float) -> str:
+    """Return a time span in words."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -101,12 +101,16 @@ def test_an_instance_that_answers_nothing_is_damaged_and_exit_code_4(
 ) -> None:
     on = ("-n", new_cluster("silent", 1))
     assert pmr("run", *on, "-d", "-u", "root", "-c", SILENCER, check=False).returncode in {0, 4}
-    told = pmr("run", *on, "--json", "-c", "echo never", check=False)
+    words = ("--json", "--wait-timeout", "45s", "-c", "echo never")
+    told = pmr("run", *on, *words, check=False, timeout_s=120)
     happened = events(told.stdout)
-    (why,) = [one["why"] for one in happened if one["event"] == "instance_problem"]
-    assert "its answer is damaged" in why
+    assert (
+        "its answer is damaged" in next(e for e in happened if e["event"] == "no_response")["why"]
+    )
     assert (told.returncode, happened[-1]["exit_code"]) == (4, 4)
-    assert {task["state"] for task in happened[-1]["tasks"]} == {"LOST"}
+    (task,) = happened[-1]["tasks"]
+    assert task["state"] == "PENDING"
+    assert "no response for" in task["reason"]
     listed = pmr("jobs", *on, check=False)
     assert listed.returncode == 4
     assert "its answer is damaged" in listed.stderr

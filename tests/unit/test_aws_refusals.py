@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, cast
 
 import boto3
@@ -16,16 +15,13 @@ from poormanray.aws.ec2 import Ec2
 from poormanray.aws.refusals import translated
 from poormanray.errors import (
     AwsRefused,
-    CredentialsFailed,
     ExitCode,
     InstanceUnseen,
     NoAnswer,
     NoCapacity,
     PmrError,
     ProfileUnseen,
-    SettingRefused,
 )
-from poormanray.model import chunks
 
 REGION = "us-east-1"
 
@@ -98,14 +94,14 @@ def test_what_callers_can_do_something_about_has_its_own_class(
 @pytest.mark.parametrize(
     ("error", "said", "kind"),
     [
-        (exceptions.NoCredentialsError(), "no AWS credentials", CredentialsFailed),
+        (exceptions.NoCredentialsError(), "no AWS credentials", AwsRefused),
         (
             exceptions.PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
             "no AWS credentials",
-            CredentialsFailed,
+            AwsRefused,
         ),
-        (exceptions.ProfileNotFound(profile="nope"), "nope", SettingRefused),
-        (exceptions.NoRegionError(), "region", SettingRefused),
+        (exceptions.ProfileNotFound(profile="nope"), "nope", AwsRefused),
+        (exceptions.NoRegionError(), "region", AwsRefused),
         (
             exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
             "no answer from ec2",
@@ -116,19 +112,8 @@ def test_what_callers_can_do_something_about_has_its_own_class(
             "no answer from ec2",
             NoAnswer,
         ),
-        (ResponseParserError("<html>"), "does not speak AWS's language", NoAnswer),
-        (exceptions.DataNotFoundError(data_path="x"), "Unable to load data for: x", SettingRefused),
-        (
-            exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
-            "ec2 in us-east-1",
-            NoAnswer,
-        ),
-        (exceptions.PaginationError(message="odd"), "ec2 in us-east-1", AwsRefused),
-        (
-            exceptions.HTTPClientError(error=ValueError("Invalid header value")),
-            "the AWS settings cannot be used: ValueError: Invalid header value",
-            SettingRefused,
-        ),
+        (ResponseParserError("<html>"), "does not speak AWS's language", AwsRefused),
+        (exceptions.DataNotFoundError(data_path="x"), "ec2 in us-east-1", AwsRefused),
     ],
 )
 def test_what_fails_on_the_way_is_explained_too(
@@ -138,20 +123,6 @@ def test_what_fails_on_the_way_is_explained_too(
     assert said in refusal.message
     assert type(refusal) is kind
     assert refusal.__cause__ is error
-
-
-def test_an_error_of_ours_is_not_laid_upon_the_settings() -> None:
-    with pytest.raises(ValueError, match="must not be zero"), translated("ec2", REGION):
-        list(chunks([1], 0))
-
-
-def test_what_python_raises_in_a_library_is_about_a_setting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("AWS_ODD", "7,5")
-    with pytest.raises(SettingRefused) as caught, translated("ec2", REGION):
-        Fraction("7,5")
-    assert "AWS_ODD='7,5'" in caught.value.message
 
 
 def test_an_unknown_region_is_named_with_a_near_one() -> None:

@@ -52,7 +52,7 @@ def test_time_limits() -> None:
 
 
 def test_a_run_has_no_median() -> None:
-    asked = JobWords("", Percent(200), 120, None, (), (), "", "")
+    asked = JobWords("", Percent(200), 120, None, None, (), (), "", "")
     with pytest.raises(UsageProblem, match="median"):
         asked.work("run", Program((b"true",)))
     assert asked.work("map", Program((b"true",))).timeout_s == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,18 +20,22 @@ from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.patience import LONG_READ_S
 from poormanray.jobs.track import (
     NEVER_BEGAN_S,
+    REASSIGN_S,
     REFUSALS,
     STALLED_S,
     Again,
     Backlog,
+    Contact,
     Happening,
     HostProblem,
     Interrupted,
     LogGap,
     LogText,
     Looked,
+    Responsive,
     TaskChanged,
     Track,
+    Unresponsive,
     Wanted,
 )
 from poormanray.ledger import TaskState
@@ -84,7 +89,7 @@ class Guest:
             chunk = Chunk("events", int(at), self.events[int(at) :][:room], 0)
             room -= len(chunk.data)
         records = []
-        for spec in specs[0].split(",") if specs else []:
+        for spec in specs[0].split(",") if specs and specs[0] != "-" else []:
             name, offset, most = (spec + ":0").split(":")[:3]
             log = self.logs.get(name, b"")
             data = log[int(offset) :][: min(room, int(most) or room)]
@@ -294,13 +299,108 @@ def test_a_start_that_may_have_come_before_is_sent_on() -> None:
     assert not problems(seen)
 
 
-def test_it_gives_up_after_some_failures() -> None:
+def quiet(seen: Sequence[Happening]) -> list[Unresponsive]:
+    return [one for one in seen if isinstance(one, Unresponsive)]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lost_reply(),
+        lost_reply(delivered=False),
+        Reply("i-0", None, "its answer is damaged: no envelope"),
+        Reply("i-0", Answer(more=False, facts={"refused": "expired"})),
+    ],
+    ids=["lost", "undelivered", "damaged", "expired"],
+)
+@pytest.mark.parametrize("turns", [None, Turns(retries=3)], ids=["stays", "moves"])
+def test_who_runs_and_does_not_answer_is_not_lost_and_asked_ever_more_rarely(
+    reply: Reply, turns: Turns | None
+) -> None:
+    guest = Guest(begun(0))
+    guest.always = lambda _row: reply if guest.orders > 2 else None
+    others = {f"i-{n}": Guest(begun(n) + done(n)) for n in (1, 2)}
+    cloud = Cloud({"i-0": guest, **others})
+    follower, seen = follow(cloud, wanted=Wanted(), turns=turns, timeout_s=3600)
+    assert follower.gave_up_waiting
+    assert not problems(seen)
+    assert not [one for one in seen if isinstance(one, Again)]
+    told = quiet(seen)
+    assert 3 < len(told) < 12
+    assert all(after.seconds >= 2 * before.seconds for before, after in pairwise(told))
+    assert {(one.host.instance_id, one.tasks) for one in told} == {("i-0", 1)}
+    # Nobody else got what it has.
+    assert not any(order.call.verb == "queue" for _, order, _ in cloud.sent)
+    times = [at_s for at_s, _, ids in cloud.sent if "i-0" in ids]
+    assert all(after - before > 200 for before, after in pairwise(times[-5:]))
+    found = outcomes_of(follower.tracks.values())
+    assert [one.state.value for one in found] == ["RUNNING", "SUCCEEDED", "SUCCEEDED"]
+    assert re.match(r"no response for (59|1 h 00) min", found[0].why)
+    assert verdict(found, 3).code == ExitCode.NOT_REACHED
+
+
+def test_who_answers_again_goes_on() -> None:
+    guest = Guest(begun(0))
+
+    def mute(_row: str) -> Reply | None:
+        if guest.orders > 9:
+            guest.events = begun(0) + done(0)
+        return lost_reply() if 2 < guest.orders <= 9 else None
+
+    guest.always = mute
+    cloud = Cloud({"i-0": guest})
+    follower, seen = follow(cloud, wanted=Wanted())
+    assert quiet(seen)
+    (back,) = [one for one in seen if isinstance(one, Responsive)]
+    assert back.seconds >= quiet(seen)[-1].seconds
+    assert verdict(outcomes_of(follower.tracks.values()), 1).code == ExitCode.OK
+    assert follower.tracks["i-0"].problem == ""
+
+
+def test_a_start_is_sent_until_it_arrives_where_tasks_could_move() -> None:
+    guest = Guest(begun(0) + done(0))
+    guest.always = lambda _row: lost_reply(delivered=False) if guest.orders < 7 else None
+    cloud = Cloud({"i-0": guest, "i-1": Guest(begun(1) + done(1))})
+    follower, seen = follow(cloud, wanted=Wanted(), turns=Turns())
+    assert verbs(cloud).count("start") == 7
+    assert quiet(seen)
+    assert not problems(seen)
+    assert verdict(outcomes_of(follower.tracks.values()), 2).code == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    "words", [{"lost_after_s": 600}, {"turns": Turns(reassign=True)}], ids=["after", "reassign"]
+)
+def test_who_is_silent_for_long_is_lost_only_when_asked(words: dict[str, Any]) -> None:
+    guest = Guest(begun(0))
+    guest.always = lambda _row: lost_reply() if guest.orders > 2 else None
+    cloud = Cloud({"i-0": guest})
+    follower, seen = follow(cloud, wanted=Wanted(), **words)
+    limit_s = words.get("lost_after_s", REASSIGN_S)
+    assert limit_s <= cloud.now_s < limit_s + 400
+    (why,) = problems(seen)
+    assert why.startswith("no response for")
+    assert follower.tracks["i-0"].contact is Contact.LOST
+    (found,) = outcomes_of(follower.tracks.values())
+    assert found.state is TaskState.LOST
+
+
+def test_a_look_at_what_there_is_now_names_who_does_not_answer() -> None:
     cloud = Cloud({"i-0": Guest(always=lambda _row: lost_reply())})
-    follower, seen = follow(cloud)
+    follower, seen = follow(cloud, wanted=Wanted(live=False), started=True)
     assert problems(seen) == ["no answer in time"]
     assert len(cloud.sent) == MOST_FAILURES
     (found,) = outcomes_of(follower.tracks.values())
-    assert (found.state, found.why) == (TaskState.LOST, "no answer in time")
+    assert found.state is TaskState.PENDING
+    assert found.why.startswith("no response for")
+
+
+def test_a_start_that_always_comes_too_late_is_given_up_where_nothing_moves() -> None:
+    cloud = Cloud({"i-0": Guest(facts={"refused": "expired"})})
+    follower, seen = follow(cloud)
+    assert problems(seen) == [REFUSALS["expired"]]
+    assert len(cloud.sent) == MOST_FAILURES
+    assert follower.tracks["i-0"].contact is Contact.REFUSED
 
 
 @pytest.mark.parametrize("why", ["refused by SSM", "not delivered"])
@@ -313,7 +413,7 @@ def test_an_instance_that_was_not_reached_does_not_spoil_the_others(why: str) ->
     assert verbs(cloud).count("start") == 1
 
 
-@pytest.mark.parametrize("word", ["expired", "digest", "unpack", "no-such-job"])
+@pytest.mark.parametrize("word", ["digest", "unpack", "no-such-job"])
 def test_a_refusal_is_told_once(word: str) -> None:
     cloud = Cloud({"i-0": Guest(facts={"refused": word})})
     _, seen = follow(cloud)

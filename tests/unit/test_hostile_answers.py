@@ -24,7 +24,7 @@ from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import MANIFEST, META, find, find_with_events, list_jobs, load, resolve
 from poormanray.jobs.logs import LogCursor
 from poormanray.jobs.outcome import verdict
-from poormanray.jobs.track import LogText, Track, Wanted
+from poormanray.jobs.track import Contact, LogText, Track, Wanted
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host, Job, Task, encode_sections
 from poormanray.model import Instance, InstanceState, Invocation, InvocationStatus
@@ -175,7 +175,7 @@ def followed(ssm: Ssm, wanted: Wanted, *, again: bool = True) -> tuple[Follower,
         remote=ssm.remote(),
         clock=ssm.clock(),
         states=lambda ids: dict.fromkeys(ids, (InstanceState.RUNNING, "")),
-        timeout_s=90.0 if again else 0.0,
+        timeout_s=90.0 if again else 1000.0,
     )
     read: dict[str, bytes] = {}
     watcher = Watcher(Output(json=True))
@@ -206,7 +206,8 @@ def test_following_a_liar_ends_without_an_error(mine: list[str], live: bool) -> 
 def test_what_is_no_answer_is_damaged_and_exit_code_4() -> None:
     done = said(part(0, line("E 2.0 1 1 0 exit 1.0 0")))
     follower, _ = followed(Ssm({ME: ["<html>502</html>"], YOU: [done]}), Wanted(), again=False)
-    assert follower.tracks[ME].problem.startswith("its answer is damaged")
+    assert follower.tracks[ME].contact is Contact.SILENT
+    assert "its answer is damaged" in follower.tracks[ME].problem
     assert verdict(outcomes_of(follower.tracks.values()), 3).code == ExitCode.NOT_REACHED
 
 

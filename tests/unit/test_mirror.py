@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from poormanray.events import checksum
 from poormanray.jobs.mirror import MOST_CHARS, REASON, Mirrors, decode, encode, learn
-from poormanray.jobs.track import Track
+from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 from tests.support.tracks import outcomes_of
@@ -90,7 +90,7 @@ def test_nothing_is_forgotten(
     for fate in fates:
         look(mirrors, disks, fate)
     gone = tracks[f"i-{dies % count}"]
-    gone.gone, gone.problem = True, "it is terminated"
+    gone.contact, gone.problem = Contact.LOST, "it is terminated"
     del disks[gone.host.instance_id]
     for _ in range(100):
         look(mirrors, disks, "taken")
@@ -104,7 +104,7 @@ def test_nothing_is_forgotten(
 
 
 def test_a_lost_instance_s_ends_are_known_from_another() -> None:
-    gone = Track(Host(0, "i-0", "c-0", (0, 1, 2)), problem="it is terminated", gone=True)
+    gone = Track(Host(0, "i-0", "c-0", (0, 1, 2)), problem="it is terminated", contact=Contact.LOST)
     other = Track(Host(1, "i-1", "c-1", (3,)))
     told = decode(line(encode(0, [TaskStatus(0, 1, TaskState.SUCCEEDED, 0)])))
     told[0].append(TaskStatus(9, 2, TaskState.FAILED, 7, REASON))

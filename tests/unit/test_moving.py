@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from poormanray.events import checksum
 from poormanray.jobs.moving import EVERY_S, SILENT_S, Mover, Turns
-from poormanray.jobs.track import Track
+from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState, TaskStatus, decode_keys, encode_keys
 from poormanray.manifest import Host
 from tests.support.tracks import outcomes_of
@@ -84,7 +84,7 @@ class World:
         for key, track in self.mover.tracks.items():
             instance = self.instances[key]
             if not instance.alive:
-                track.gone, track.problem = True, "it is terminated"
+                track.contact, track.problem = Contact.LOST, "it is terminated"
                 continue
             track.looked, track.heard_at_s = True, self.now_s
             track.waits = instance.waits

@@ -16,7 +16,8 @@ from poormanray.jobs.outcome import (
     unclaimed,
     verdict,
 )
-from poormanray.jobs.track import Track
+from poormanray.jobs.presence import Fate
+from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
 from tests.support.tracks import outcomes_of
@@ -94,11 +95,11 @@ def test_a_task_that_no_instance_has_is_lost_and_one_of_no_job_is_left_out() -> 
     ]
     assert (seen[1].host, seen[1].why, unclaimed(seen)) == (NOWHERE, UNCLAIMED, 1)
     assert verdict(seen, len(names)) == Verdict(4)
-    assert outcomes([], {}) == []
+    assert outcomes_of([]) == []
 
 
 def test_what_was_not_seen_to_end_on_a_lost_instance_is_lost() -> None:
-    track = Track(HOST, problem="it is gone")
+    track = Track(HOST, problem="it is gone", contact=Contact.LOST)
     track.log.newest[0] = TaskStatus(0, 1, TaskState.SUCCEEDED, 0)
     first, second = outcomes([track], {0: "a", 1: "1"})
     assert (first.state, first.why, first.name) == (TaskState.SUCCEEDED, "", "a")
@@ -111,13 +112,15 @@ def test_what_was_given_to_an_instance_that_is_gone_is_told_of_that_one() -> Non
     del gave.log.open[0]
     (waits,) = outcomes_of([gave, had])
     assert (waits.state, waits.why, waits.host) == (TaskState.PENDING, BETWEEN, gave.host)
-    had.gone, had.problem = True, "it is terminated"
+    had.contact, had.problem = Contact.LOST, "it is terminated"
     (lost,) = outcomes_of([gave, had])
     assert (lost.state, lost.why, lost.host) == (TaskState.LOST, WENT_TO_LOST, had.host)
 
 
 def test_outcomes_are_in_the_order_of_tasks() -> None:
     hosts = [Host(0, "i-0", "c-0", (1, 3)), Host(1, "i-1", "c-1", (0, 2))]
-    tracks = tracks_of(Manifest(tuple(hosts), {}), {"i-1": "stopped"})
-    assert [track.problem for track in tracks] == ["", "stopped"]
+    tracks = tracks_of(
+        Manifest(tuple(hosts), {}), {"i-1": Fate(Contact.SILENT, "its agent is not online")}
+    )
+    assert [track.problem for track in tracks] == ["", "its agent is not online"]
     assert [outcome.task for outcome in outcomes_of(tracks)] == [0, 1, 2, 3]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 from poormanray.errors import Throttled
+from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.presence import Presence
-from poormanray.jobs.track import Track
+from poormanray.jobs.track import Contact, Track
 from poormanray.manifest import Host
-from poormanray.model import InstanceState
+from poormanray.model import Instance, InstanceState
 from poormanray.waiting import Clock
 
 Seen = dict[str, tuple[InstanceState, str]]
@@ -33,7 +36,8 @@ class Ec2:
         said = []
         for moment in at_s:
             self.now_s = moment
-            said.append(presence.ended_words(track, ["i-0"]))
+            fate = presence.fate(track, ["i-0"])
+            said.append(fate.why if fate else "")
         return said
 
 
@@ -45,10 +49,37 @@ def test_a_state_that_is_told_counts_at_once() -> None:
     assert Ec2(ENDED).words(0) == ["i-0 is terminated (Client.UserInitiatedShutdown)"]
 
 
-def test_one_answer_without_it_is_no_proof() -> None:
-    assert Ec2({}, {}).words(0, 5, 11) == ["", "", "i-0 is terminated"]
-    assert Ec2({}, RUNS, {}, {}).words(0, 11, 22, 33) == ["", "", "", "i-0 is terminated"]
+GONE = "i-0 is gone: EC2 does not show it any more"
+
+
+def test_one_answer_without_it_is_no_proof_nor_are_two_close_together() -> None:
+    assert Ec2({}, {}, {}).words(0, 5, 59, 60) == ["", "", "", ""]
+    assert Ec2({}, {}).words(0, 61) == ["", GONE]
+    assert Ec2({}, RUNS, {}, {}, {}).words(0, 61, 72, 120, 133) == ["", "", "", "", GONE]
 
 
 def test_it_is_asked_again_when_throttled() -> None:
-    assert Ec2(None, {}, None, {}).words(0, 11, 22, 33) == ["", "", "", "i-0 is terminated"]
+    assert Ec2(None, {}, None, {}).words(0, 11, 30, 72) == ["", "", "", GONE]
+
+
+def test_instances_are_asked_for_by_id_whatever_their_tags() -> None:
+    left = Instance("i-2", "c-2", "c", 2, InstanceState.STOPPED, "", "", "")
+    asked: list[list[str]] = []
+
+    def by_ids(ids: Sequence[str]) -> list[Instance]:
+        asked.append(list(ids))
+        shown = {"i-3": InstanceState.TERMINATED, "i-4": InstanceState.RUNNING}
+        return [Instance(k, k, "other", 0, shown[k], "", "", "") for k in ids if k in shown]
+
+    aws = SimpleNamespace(ec2=lambda: SimpleNamespace(by_ids=by_ids))
+    ready = (Instance("i-1", "c-1", "c", 1, InstanceState.RUNNING, "", "", ""),)
+    some = Fleet(cast("Any", aws), cast("Any", None), "c", ready, ((left, "stopped"),))
+    fates = some.fates([f"i-{number}" for number in range(1, 6)])
+    assert asked == [["i-3", "i-4", "i-5"]]
+    assert {key: fate.contact for key, fate in fates.items()} == {
+        "i-2": Contact.STOPPED,
+        "i-3": Contact.LOST,
+        "i-4": Contact.SILENT,
+        "i-5": Contact.SILENT,
+    }
+    assert fates["i-4"].why == "it has lost the tags of cluster c"

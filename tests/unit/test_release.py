@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from poormanray.jobs.again import UNSUCCESSFUL, chosen, turns
 from poormanray.jobs.moving import Mover
 from poormanray.jobs.release import MOST_KEYS, holds_back, release_order
-from poormanray.jobs.track import Track
+from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host
 from tests.support.tracks import outcomes_of
@@ -24,7 +24,7 @@ def stop(played: World, name: str) -> None:
     # Until it is back, what was sent to it has expired.
     played.late = [(key, row) for key, row in played.late if key != name]
     track = played.mover.tracks[name]
-    track.gone = track.suspended = True
+    track.contact = Contact.STOPPED
     track.problem = "it is stopped"
 
 
@@ -87,7 +87,7 @@ def test_nobody_goes_on_before_all_have_told() -> None:
     waits, silent = Track(Host(0, "i-0", "c-0", (0,))), Track(Host(1, "i-1", "c-1", (1,)))
     waits.waits = waits.looked = True
     assert release_order("job", [waits, silent]) is None
-    silent.problem = "it is terminated"
+    silent.problem, silent.contact = "it is terminated", Contact.LOST
     order = release_order("job", [waits, silent])
     assert order is not None
     assert order.rows == {"i-0": "0 + -"}
@@ -123,10 +123,10 @@ def test_what_was_given_to_an_instance_that_is_gone_is_lost() -> None:
     here.log._give([(1, 1)], 1)
     state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.PENDING
-    there.gone, there.problem = True, "it is terminated"
+    there.contact, there.problem = Contact.LOST, "it is terminated"
     state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.LOST
-    there.suspended = True
+    there.contact = Contact.STOPPED
     state = {one.task: one.state for one in outcomes_of([here, there])}
     assert state[1] is TaskState.PENDING
 

@@ -16,8 +16,10 @@ from poormanray.cli.output import Output
 from poormanray.cli.status import show
 from poormanray.events import checksum
 from poormanray.jobs.outcome import outcomes, tracks_of
+from poormanray.jobs.presence import Fate
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
 from poormanray.jobs.survey import looked_over
+from poormanray.jobs.track import Contact
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host, Job, JobSummary, Manifest, Task, decode_meta, encode_meta
 
@@ -191,7 +193,7 @@ def line(text: str) -> bytes:
 
 def test_a_look_at_every_task_says_the_same() -> None:
     hosts = (Host(0, "i-0", "c-0000", (0, 1)), Host(1, "i-1", "c-0001", (2,)))
-    tracks = tracks_of(Manifest(hosts, {}), {"i-1": "it is gone"})
+    tracks = tracks_of(Manifest(hosts, {}), {"i-1": Fate(Contact.LOST, "it is gone")})
     tracks[0].log.feed(
         0,
         line("J 1.0 runner-started 2 root screen b")

@@ -19,12 +19,12 @@ from poormanray.cli.watching import (
     WayBack,
     ending,
     iso,
-    readable_s,
     unfinished_bytes,
     watched,
 )
 from poormanray.errors import CredentialsEnded, ExitCode
 from poormanray.jobs.track import (
+    Contact,
     Happening,
     HostProblem,
     Interrupted,
@@ -35,6 +35,7 @@ from poormanray.jobs.track import (
 )
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
+from poormanray.model import readable_s
 
 HOST = Host(3, "i-3", "c-0003", (0, 7))
 OTHER = Host(4, "i-4", "c-0004", (1,))
@@ -189,7 +190,10 @@ def cut_off(error: BaseException) -> Iterator[Happening]:
 
 
 def way_back(*states: TaskState) -> WayBack:
-    track, gone = Track(HOST, looked=True), Track(OTHER, looked=True, problem="it is gone")
+    track, gone = (
+        Track(HOST, looked=True),
+        Track(OTHER, looked=True, problem="it is gone", contact=Contact.LOST),
+    )
     for task, state in zip(HOST.tasks, states, strict=False):
         track.log.newest[task] = TaskStatus(task, 1, state)
         if state.ended:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from poormanray.aws.refusals import ENDED_KEYS
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials, ReadOnlyCredentials
 
-T = TypeVar("T")
 # Where a request keeps what it was signed with, and that it was repeated.
 _SIGNED_WITH = "poormanray.signed_with"
 _REPEATED = "poormanray.repeated"
@@ -68,14 +65,7 @@ class RenewedCredentials:
     def _freeze(self) -> ReadOnlyCredentials:
         if self._loaded is None:
             raise TypeError("nothing was loaded")
-        loaded = self._loaded
-        keys = _explained(loaded.get_frozen_credentials, loaded.method)()
-        for key in (keys.access_key, keys.secret_key, keys.token or "-"):
-            # A helper may print anything: what is no text would fail only when it signs.
-            if not (isinstance(key, str) and key.isascii() and key.isprintable() and key):
-                raise CredentialRetrievalError(
-                    provider=self._loaded.method, error_msg="its keys are no plain text"
-                )
+        keys: ReadOnlyCredentials = self._loaded.get_frozen_credentials()
         self._keys = keys
         return keys
 
@@ -107,48 +97,13 @@ class RenewedCredentials:
             return True  # another thread has found them
         try:
             loaded = self._load()
-            keys = _explained(loaded.get_frozen_credentials, loaded.method)() if loaded else None
+            keys = loaded.get_frozen_credentials() if loaded else None
         except (BotoCoreError, ClientError):
             return False  # the refusal itself is told
         if loaded is None or keys is None or keys == ended:
             return False
         self._loaded, self._keys = loaded, keys
         return True
-
-
-def _why(error: Exception) -> str:
-    """Return what an error that Python raised means for credentials."""
-    match error:
-        case OSError(strerror=str() as why):
-            return f"{error.filename}: {why}" if error.filename else why
-        case json.JSONDecodeError():
-            return "what it returned is no JSON"
-        case UnicodeDecodeError():
-            return "what it returned is no UTF-8"
-        case EOFError():
-            return "it needs a code, and nobody is at a terminal to type one"
-        case AttributeError() | IndexError() | KeyError() | TypeError():
-            return "it is empty, or what it returned has another form than AWS's credentials"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _explained(work: Callable[[], T], method: str) -> Callable[[], T]:
-    """Return `work` with errors of botocore's own, also where a helper or a file is at fault.
-
-    botocore lets through what Python raises: a program that is not there, a file without right
-    to read it, text that is no JSON, a prompt for a code where nobody is at a terminal.
-    """
-
-    @functools.wraps(work)
-    def explained() -> T:
-        try:
-            return work()
-        except (BotoCoreError, ClientError):
-            raise
-        except Exception as error:
-            raise CredentialRetrievalError(provider=method, error_msg=_why(error)) from error
-
-    return explained
 
 
 def user_credentials(profile: str | None) -> RenewedCredentials:
@@ -158,8 +113,6 @@ def user_credentials(profile: str | None) -> RenewedCredentials:
         session = botocore.session.get_session()
         if profile is not None:
             session.set_config_variable("profile", profile)
-        for provider in session.get_component("credential_provider").providers:
-            provider.load = _explained(provider.load, provider.METHOD)
         found: Credentials | None = session.get_credentials()
         return found
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     )
 
 _PAGE = 500
+# EC2: a filter of DescribeInstances takes up to 200 values.
+_FILTER_VALUES = 200
 # EC2 model: TerminateInstances takes up to 1,000 ids.
 _MAX_IDS = 1000
 # The standard AL2023 image; the minimal and the ECS one have other words before the date.
@@ -67,6 +69,26 @@ class Ec2:
                 for reservation in page["Reservations"]
                 for told in reservation.get("Instances", [])
             ]
+
+    def by_ids(self, instance_ids: Sequence[str]) -> list[Instance]:
+        """Return those of the given instances that EC2 shows, ended ones too, whatever their tags.
+
+        The ids are a filter: as a parameter, one id that EC2 does not show would fail the call.
+        """
+        found: list[Instance] = []
+        pages = self._client.get_paginator("describe_instances")
+        for some in chunks(instance_ids, _FILTER_VALUES):
+            filters: list[FilterTypeDef] = [{"Name": "instance-id", "Values": list(some)}]
+            with translated("ec2", self._region):
+                found += [
+                    _instance(told)
+                    for page in pages.paginate(
+                        Filters=filters, PaginationConfig={"PageSize": _PAGE}
+                    )
+                    for reservation in page["Reservations"]
+                    for told in reservation.get("Instances", [])
+                ]
+        return found
 
     def launch(self, request: LaunchRequest) -> list[Instance]:
         """Launch all instances of a request, or none.

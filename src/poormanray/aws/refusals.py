@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from poormanray.aws.settings import SettingError, at_fault
 from poormanray.errors import (
     AwsRefused,
     CredentialsEnded,
-    CredentialsFailed,
     InstanceUnseen,
     InvalidInstances,
     NoAnswer,
     NoCapacity,
-    PmrError,
     ProfileUnseen,
-    SettingRefused,
     Throttled,
 )
 
@@ -29,10 +24,6 @@ if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
 
 _LONGEST_MESSAGE = 300
-# Of an answer, where its root element stands.
-_HEAD_BYTES = 2_000
-_ROOT = re.compile(rb"<([A-Za-z][\w.:-]*)")
-_NOT_DONE = 300
 
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -80,6 +71,7 @@ THROTTLED = {
 }
 _CREDENTIALS = {
     "CredentialRetrievalError",
+    "InvalidConfigError",
     "NoAuthTokenError",
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -88,30 +80,10 @@ _CREDENTIALS = {
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
-# What botocore raises where an answer ends too soon or does not match its checksum.
-_BROKEN_OFF = {"ChecksumError", "FlexibleChecksumError", "IncompleteReadError"}
-# How its errors of the settings are named.
-_CORRECT = "correct that setting, or unset it (aws configure list shows them)"
-_CONFIG_HINT = "correct that file (aws configure writes one), or set AWS_CONFIG_FILE"
-_SETTING_HINTS = {
-    "ProfileNotFound": "aws configure list-profiles shows the profiles",
-    "NoRegionError": "give --region, for example us-east-1",
-    "InvalidRegionError": "give --region, for example us-east-1",
-    "ConfigParseError": _CONFIG_HINT,
-    "ConfigNotFound": _CONFIG_HINT,
-}
-_OF_SETTINGS = ("DataNotFound", "Infinite", "Invalid", "Unknown", "Unsupported")
 CREDENTIALS_HINT = (
     "aws sts get-caller-identity must work: log in, set AWS_PROFILE or --profile, "
     "or try without AWS: --local"
 )
-_SSO_HINT = "aws sso login (with the --profile of this command, if there is one), then repeat it"
-_LOGINS = {
-    "sso": _SSO_HINT,
-    "login": "aws login, then repeat the command",
-    "custom-process": "run the command of credential_process by hand: it has to print JSON",
-    **dict.fromkeys(("SSOTokenLoadError", "UnauthorizedSSOTokenError", "SSOError"), _SSO_HINT),
-}
 _TYPE_HINT = "choose another with -t/--instance-type or -z/--zone, or another --region"
 _HINTS = {
     "InsufficientInstanceCapacity": "try again later, another -z/--zone, type, or a smaller -N",
@@ -139,99 +111,28 @@ _HINTS = {
 
 
 @contextmanager
-def translated(service: str, region: str, profile: str | None = None) -> Iterator[None]:
-    """Turn errors of AWS's libraries inside the block into errors of ours.
-
-    `profile` is the one of `--profile`, for an error that is about a setting.
+def translated(service: str, region: str) -> Iterator[None]:
+    """Turn botocore's errors inside the block into errors of ours.
 
     Raises:
         AwsRefused: what AWS refused, and what to do; InvalidInstances for a send to ids that
             SSM does not manage.
-        SettingRefused: a library failed on what the user has set.
     """
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except PmrError:
-        raise
     except ClientError as error:
         raise _of_service(error, service, region) from error
     except BotoCoreError as error:
-        raise _of_the_way(error, service, region, profile) from error
+        raise _of_the_way(error, service, region) from error
     except ResponseParserError as error:
-        # A portal that wants a login may let the next request through.
-        raise NoAnswer(
-            f"what answers as {service} in {region} does not speak AWS's language "
-            "(a proxy, or a network that wants a login?)",
+        raise AwsRefused(
+            f"what answers as {service} in {region} does not speak AWS's language",
             "check the proxy and AWS_ENDPOINT_URL",
             code="ResponseParserError",
         ) from error
-    except Exception as error:
-        # botocore lets through what the files, helpers and variables of the user make Python
-        # raise: a missing program, text that is no JSON, a number that is none.
-        if _raised_here(error) and not isinstance(error, SettingError):
-            raise
-        raise _of_settings(error, profile) from error
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Say whether an error began in this program, and not in a library that it called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return str(module).partition(".")[0] == __name__.partition(".")[0]
-
-
-def _of_settings(error: Exception, profile: str | None) -> SettingRefused:
-    """Explain an error of Python's own that a library raised: some setting must be the cause."""
-    kind = type(error).__name__
-    if isinstance(error, SettingError):
-        return SettingRefused(str(error), _CORRECT, code=kind)
-    text = _short(str(error)) or kind
-    if names := at_fault(text, profile):
-        message = f"this AWS setting cannot be used: {names} ({text})"
-        return SettingRefused(message, _CORRECT, code=kind)
-    return SettingRefused(
-        f"the AWS settings cannot be used: {kind}: {text}",
-        "aws configure list shows them; PMR_DEBUG=1 shows where it failed",
-        code=kind,
-    )
-
-
-def check_language(
-    event_name: str, response_dict: Mapping[str, Any] | None = None, **_: object
-) -> None:
-    """Refuse an answer with status 2xx that is not AWS's (botocore calls this for each answer).
-
-    botocore takes text that is no JSON for an answer without members, and any XML too: then a
-    cluster would have no instances because a network asks for a login.
-
-    Raises:
-        ResponseParserError: something else has answered.
-    """
-    from botocore.parsers import ResponseParserError
-
-    if response_dict is None or response_dict["status_code"] >= _NOT_DONE:
-        return
-    service, operation = event_name.split(".")[1:]
-    body: object = response_dict["body"]
-    headers: Mapping[str, str] = response_dict["headers"]
-    if isinstance(body, bytes) and not _is_aws(service, operation, body.lstrip(), headers):
-        raise ResponseParserError(f"this is no answer to {service}:{operation}")
-
-
-def _is_aws(service: str, operation: str, body: bytes, headers: Mapping[str, str]) -> bool:
-    """Say whether the body of an answer looks like AWS's to this operation."""
-    if service == "ssm":
-        return body.startswith(b"{")
-    if service == "s3":
-        stored = operation != "PutObject" or "etag" in headers
-        return stored and b"<html" not in body[:_HEAD_BYTES].lower()
-    root = _ROOT.search(body[:_HEAD_BYTES])
-    return root is not None and root[1].endswith(b"Response")
 
 
 def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
@@ -305,32 +206,21 @@ def _kind(code: str, message: str) -> type[AwsRefused]:
     return AwsRefused
 
 
-def _of_the_way(error: BotoCoreError, service: str, region: str, profile: str | None) -> AwsRefused:
+def _of_the_way(error: BotoCoreError, service: str, region: str) -> AwsRefused:
     """Explain an error of botocore's own: no answer from AWS, or no question to it."""
     from botocore import exceptions
 
     kind = type(error).__name__
     message = _short(str(error))
-    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
-        inner = error.kwargs.get("error")
-        if isinstance(inner, ValueError | UnicodeError | FileNotFoundError | PermissionError):
-            return _of_settings(inner, profile)
-        return _unanswered(error, service, region)
-    provider = str(error.kwargs.get("provider", kind))
-    names = at_fault(message, profile, way=provider)
-    text = f"{message} (set by {names})" if names else message
+    if isinstance(error, exceptions.ProfileNotFound):
+        return AwsRefused(message, "aws configure list-profiles shows the profiles", code=kind)
     if kind in _CREDENTIALS:
-        hint = _LOGINS.get(provider, CREDENTIALS_HINT)
-        return CredentialsFailed(f"no AWS credentials to use: {text}", hint, code=kind)
-    if kind in _SETTING_HINTS:
-        return SettingRefused(text, _SETTING_HINTS[kind], code=kind)
-    if names or kind.startswith(_OF_SETTINGS):
-        words = f"the AWS settings cannot be used: {text}"
-        return SettingRefused(words, _CORRECT, code=kind)
-    broken = kind in _BROKEN_OFF
-    hint = "repeat the command" if broken else "PMR_DEBUG=1 shows where it failed"
-    words = f"{service} in {region}: {message}"
-    return (NoAnswer if broken else AwsRefused)(words, hint, code=kind)
+        return AwsRefused(f"no AWS credentials to use: {message}", CREDENTIALS_HINT, code=kind)
+    if isinstance(error, exceptions.NoRegionError | exceptions.InvalidRegionError):
+        return AwsRefused(message, "give --region, for example us-east-1", code=kind)
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        return _unanswered(error, service, region)
+    return AwsRefused(f"{service} in {region}: {message}", "", code=kind)
 
 
 def _unanswered(error: BotoCoreError, service: str, region: str) -> AwsRefused:

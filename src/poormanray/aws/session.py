@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from poormanray import __version__
-from poormanray.aws.refusals import check_language, translated
-from poormanray.aws.settings import check_region, check_way
+from poormanray.aws.refusals import translated
 from poormanray.waiting import Clock
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     import boto3
-    from botocore.client import BaseClient
     from botocore.config import Config
     from mypy_boto3_s3 import S3Client
 
@@ -63,22 +59,18 @@ class Aws:
             return self._wanted_region
         if self.endpoint:
             return FALLBACK_REGION
-        # boto3 itself reads AWS_DEFAULT_REGION only.
-        with translated("aws", "the region of the settings", self._profile):
-            if named := os.environ.get("AWS_REGION"):
-                return check_region(named, "AWS_REGION")
-            return self._session.region_name or FALLBACK_REGION
+        named = os.environ.get("AWS_REGION")  # boto3 itself reads AWS_DEFAULT_REGION only
+        return named or self._session.region_name or FALLBACK_REGION
 
     @functools.cached_property
     def partition(self) -> str:
         """Return the partition of the region, for ARNs: `aws`, `aws-cn`, `aws-us-gov`, …"""
         from botocore.exceptions import UnknownRegionError
 
-        with translated("aws", self._region_or_word, self._profile):
-            try:
-                return self._session.get_partition_for_region(self.region)
-            except UnknownRegionError:
-                return "aws"
+        try:
+            return self._session.get_partition_for_region(self.region)
+        except UnknownRegionError:
+            return "aws"
 
     def ec2(self) -> Ec2:
         """Return the one EC2 adapter."""
@@ -105,11 +97,10 @@ class Aws:
         from poormanray.aws.ec2 import Ec2
         from poormanray.aws.paced import Paced
 
-        with self._made("ec2"):
+        with translated("ec2", self._region_or_word):
             client = self._session.client(
                 "ec2", region_name=self.region, endpoint_url=self._url, config=self._config
             )
-            self._check(client)
         Paced(self.clock).attach(client.meta.events, "ec2.DescribeInstances")
         return Ec2(client, self.region)
 
@@ -117,22 +108,20 @@ class Aws:
     def _ssm(self) -> Ssm:
         from poormanray.aws.ssm import Ssm
 
-        with self._made("ssm"):
+        with translated("ssm", self._region_or_word):
             client = self._session.client(
                 "ssm", region_name=self.region, endpoint_url=self._url, config=self._config
             )
-            self._check(client)
         return Ssm(client, self.region, self.clock)
 
     @functools.cached_property
     def _iam(self) -> Iam:
         from poormanray.aws.iam import Iam
 
-        with self._made("iam"):
+        with translated("iam", self._region_or_word):
             client = self._session.client(
                 "iam", region_name=self.region, endpoint_url=self._url, config=self._config
             )
-            self._check(client)
         return Iam(client, self.region, self.partition)
 
     @functools.cached_property
@@ -155,27 +144,15 @@ class Aws:
         )
 
         def client_in(region: str) -> S3Client:
-            with self._made("s3"):
-                client = self._session.client(
+            with translated("s3", self._region_or_word):
+                return self._session.client(
                     "s3",
                     region_name=region,
                     endpoint_url=self._url,
                     config=self._config.merge(own),
                 )
-                self._check(client)
-            return client
 
         return S3(client_in, self.region)
-
-    def _made(self, service: str) -> AbstractContextManager[None]:
-        """Return the block in which a session or a client is made from the user's settings."""
-        return translated(service, self._region_or_word, self._profile)
-
-    def _check(self, client: BaseClient) -> None:
-        """Check the way to a client's endpoint, and that what answers there is AWS's language."""
-        client.meta.events.register("response-received", check_language)
-        if self.endpoint is None:
-            check_way(client.meta.endpoint_url, self._profile)
 
     @property
     def _url(self) -> str | None:
@@ -187,7 +164,7 @@ class Aws:
 
     @functools.cached_property
     def _session(self) -> boto3.Session:
-        with self._made("aws"):
+        with translated("aws", self._region_or_word):
             if self.endpoint:
                 return _sealed_session(self.endpoint, self._wanted_region or FALLBACK_REGION)
             return _users_session(self._profile)

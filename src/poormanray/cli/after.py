@@ -26,7 +26,7 @@ from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.listing import Known, find
 from poormanray.jobs.moving import BACK_OFF_S, LONGEST_BACK_OFF_S
 from poormanray.jobs.outcome import Outcome, outcomes, unclaimed, verdict
-from poormanray.jobs.track import REFUSALS, HostProblem, Looked, Slowed, TaskChanged, Track, Wanted
+from poormanray.jobs.track import HostProblem, Looked, Slowed, TaskChanged, Track, Wanted
 from poormanray.ledger import TaskState, TaskStatus, ended_counts
 from poormanray.manifest import JobSummary
 from poormanray.model import InstanceState, Selection
@@ -217,11 +217,7 @@ class _Awaited:
             raise error
 
     def _silent(self) -> set[str]:
-        mute = {
-            track.host.instance_id
-            for track in self.tracks
-            if track.gone and track.problem not in REFUSALS.values()
-        }
+        mute = {track.host.instance_id for track in self.tracks if track.silent or track.suspended}
         if not mute:
             return mute
         # What ran on one that is stopped has ended with it.

@@ -17,7 +17,7 @@ from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import DURATION, App, Command, aws_options, cluster_option
 from poormanray.cli.planned import show_again
 from poormanray.cli.watching import WayBack, summary_event, watched
-from poormanray.cli.working import Then
+from poormanray.cli.working import Then, lost_after_option
 from poormanray.entries import parse_array
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs import again
@@ -44,7 +44,7 @@ retries_option = click.option(
 reassign_option = click.option(
     "--reassign",
     is_flag=True,
-    help="What waits on stopped instances runs elsewhere, instead of after their start.",
+    help="Tasks on instances that are stopped or do not respond run elsewhere.",
 )
 
 
@@ -99,6 +99,7 @@ class Onward:
 
     retries: int = 0
     wait_timeout_s: float = 0.0
+    lost_after_s: float = 0.0
     halt: Halt | None = None
     chain: Chain = Chain()  # noqa: RUF009 (it is frozen)
     dry_run: bool = False
@@ -126,6 +127,7 @@ def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> 
         Wanted(),
         again.revived(before.tracks),
         timeout_s=onward.wait_timeout_s,
+        lost_after_s=onward.lost_after_s,
         turns=turns,
         newcomers=of_ledger(before.fleet, before.known, DELIVER_TIMEOUT_S),
     )
@@ -152,6 +154,7 @@ def _watch(
         app.command_line("map", "--resume", job_id, "-n", cluster),
         follower.tracks.values(),
         app.command_line("resume", "-n", cluster),
+        app.command_line("map", "--resume", job_id, "--reassign", "-n", cluster),
     )
     happenings = follower.run()
     if halt is not None:
@@ -310,6 +313,7 @@ def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
 @reassign_option
 @halt_option
 @click.option("--wait-timeout", type=DURATION, help="Stop watching after this long.")
+@lost_after_option
 @job_argument
 @click.argument("tasks", nargs=-1, metavar="[TASKS]...")
 @aws_options
@@ -323,6 +327,7 @@ def retry(  # noqa: PLR0913 (one for each option)
     reassign: bool,
     halt: Halt | None,
     wait_timeout: float | None,
+    lost_after: float | None,
     job: str,
     tasks: tuple[str, ...],
 ) -> int:
@@ -337,5 +342,5 @@ def retry(  # noqa: PLR0913 (one for each option)
     if not states:
         states = again.UNSUCCESSFUL | ({TaskState.SUCCEEDED} if numbers else frozenset())
     chosen = again.chosen(before.found, states, numbers)
-    how = Onward(retries or 0, wait_timeout or 0.0, halt, reassign=reassign)
+    how = Onward(retries or 0, wait_timeout or 0.0, lost_after or 0.0, halt, reassign=reassign)
     return go_on(app, before, chosen, how)

@@ -19,7 +19,7 @@ from poormanray.cli.options import (
     yes_option,
 )
 from poormanray.cli.prune import WEEK_S, Chosen, prune_jobs
-from poormanray.cli.watching import iso, readable_s
+from poormanray.cli.watching import iso
 from poormanray.errors import ExitCode, NotFound, UsageProblem
 from poormanray.jobs.absent import absent, recall
 from poormanray.jobs.cancel import Cancelled
@@ -30,8 +30,9 @@ from poormanray.jobs.join import Joiner
 from poormanray.jobs.listing import Known, Listed, find, find_with_events, list_jobs, resolve
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import tracks_of
-from poormanray.jobs.track import Track, Wanted
-from poormanray.model import Selection
+from poormanray.jobs.presence import Fate
+from poormanray.jobs.track import Contact, Track, Wanted
+from poormanray.model import Selection, readable_s
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
@@ -63,16 +64,12 @@ def job_id_of(app: App, name: str, job: str) -> str:
 
 def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
     """Return a track for each instance of the job, with why it cannot be asked, if so."""
-    problems = dict(known.problems)
-    for host in known.manifest.hosts:
-        why = fleet.problem_of(host.instance_id)
-        if why:
-            problems[host.instance_id] = why
-        elif host.instance_id not in known.holders and host.instance_id not in problems:
-            problems[host.instance_id] = "the job never reached it"
-    tracks = tracks_of(known.manifest, problems)
-    for track in tracks:
-        track.suspended = fleet.is_stopped(track.host.instance_id)
+    ids = [host.instance_id for host in known.manifest.hosts]
+    never = Fate(Contact.REFUSED, "the job never reached it")
+    fates = {key: never for key in ids if key not in known.holders}
+    fates |= {key: Fate(Contact.SILENT, why) for key, why in known.problems.items()}
+    fates |= fleet.fates(ids)
+    tracks = tracks_of(known.manifest, fates)
     recall(fleet, known, tracks)
     return tracks
 
@@ -87,6 +84,7 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
     timeout_s: float = 0.0,
     turns: Turns | None = None,
     newcomers: Joiner | None = None,
+    lost_after_s: float = 0.0,
 ) -> Follower:
     """Return a follower of a job that was submitted before, on all its instances or some."""
     return Follower(
@@ -100,6 +98,7 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
         turns=turns,
         newcomers=newcomers,
         told=known.told if tracks is None else {},
+        lost_after_s=lost_after_s,
     )
 
 

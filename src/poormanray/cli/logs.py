@@ -96,9 +96,10 @@ def ask_again(tracks: list[Track], fleet: Fleet) -> None:
 
     Their agents may be back, or the job's start may have been on its way.
     """
+    absent = fleet.fates(track.host.instance_id for track in tracks)
     for track in tracks:
-        if not fleet.problem_of(track.host.instance_id):
-            track.problem, track.gone = "", False
+        if track.host.instance_id not in absent:
+            track.reopen()
 
 
 @click.command(cls=Command)
@@ -167,7 +168,9 @@ def logs(  # noqa: PLR0913 (one for each option)
 def _read(tracks: Collection[Track], choice: _Choice) -> ExitCode:
     """Return the exit code of logs that were read once: what could not be asked is missing."""
     expected = choice.expected(tracks)
-    missing = any(track.gone and track.tasks & expected.keys() for track in tracks)
+    missing = any(
+        (track.gone or track.silent) and track.tasks & expected.keys() for track in tracks
+    )
     complete = {task for track in tracks for task in track.tasks} >= expected.keys()
     return ExitCode.OK if complete and not missing else ExitCode.NOT_REACHED
 

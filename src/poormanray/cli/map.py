@@ -157,13 +157,13 @@ def map_(  # noqa: PLR0913 (one for each option)
 ) -> int:
     """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
     elements, before = Sources(array, each_line, from_json).read(words)
-    wait_s = asked.wait_timeout or 0.0
+    wait_s, lost_s = asked.wait_timeout or 0.0, asked.lost_after or 0.0
     if joined is not None:
         if elements or before or command or scripts or earlier or chain.after:
             raise UsageProblem("--join takes a job as it is", "pmr map --join JOB")
         refuse(_fixed(), joined)
         chain.check(detach=detach)
-        how = Onward(retries or 0, wait_s, halt, chain, dry_run, reassign)
+        how = Onward(retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign)
         return join(app, name, joined, how)
     given = earlier is None or bool(elements or before or command or scripts)
     program = _program(elements, command, scripts, before) if given else None
@@ -178,7 +178,7 @@ def map_(  # noqa: PLR0913 (one for each option)
         earlier = earlier and job_id_of(app, name, earlier)
         if (code := chain.wait(app, name)) is not None:
             return code
-    onward = Onward(said.retries or 0, wait_s, halt, chain, dry_run, reassign, fixed)
+    onward = Onward(said.retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign, fixed)
     if earlier is not None:
         went_on = resume(app, name, earlier, program, changed=changed, onward=onward)
         if isinstance(went_on, int):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from poormanray.cli.watching import Watcher, readable_s
+from poormanray.cli.watching import Watcher
 from poormanray.jobs.track import Happening, Looked, TaskChanged
 from poormanray.ledger import TaskState
+from poormanray.model import readable_s
 
 if TYPE_CHECKING:
     from poormanray.waiting import Clock

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poormanray.cli.watching import readable_bytes, readable_s
+from poormanray.cli.watching import readable_bytes
 from poormanray.errors import NotFound, PmrError, UsageProblem
 from poormanray.jobs.outcome import NOWHERE
 from poormanray.jobs.outputs import INLINE_BYTES, MOST_BYTES, Gathered, Gatherer, inline_s
 from poormanray.jobs.pack import Store, checked_pattern
+from poormanray.model import readable_s
 
 if TYPE_CHECKING:
     from poormanray.cli.options import App

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from poormanray.cli.options import App
-from poormanray.cli.watching import readable_bytes, readable_s
+from poormanray.cli.watching import readable_bytes
 from poormanray.errors import ExitCode
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.listing import resolve
 from poormanray.jobs.prune import Old, Part, Plan, look_over, remove
-from poormanray.model import Selection
+from poormanray.model import Selection, readable_s
 
 WEEK_S = 7 * 86_400.0
 

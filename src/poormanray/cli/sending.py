@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poormanray.cli.watching import readable_bytes, readable_s
+from poormanray.cli.watching import readable_bytes
 from poormanray.jobs.deposit import CONTENT, Deposit, checked_bucket, object_key
 from poormanray.jobs.submit import Parcel, pack, sending_s, upload
 from poormanray.jobs.track import REFUSALS, Happening, HostProblem, Looked, Track
+from poormanray.model import readable_s
 
 if TYPE_CHECKING:
     from poormanray.cli.options import App
@@ -177,6 +178,6 @@ class Sending:
 
 def _start_anew(track: Track) -> None:
     """Let a start that was refused be sent again."""
-    track.problem, track.gone = "", False
+    track.reopen()
     track.started = track.looking = False
     track.due_at_s = 0.0

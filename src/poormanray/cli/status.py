@@ -18,11 +18,12 @@ from poormanray.cli.options import (
     cluster_option,
     is_duration,
 )
-from poormanray.cli.watching import ending, interruption, iso, outcome_row, readable_s
+from poormanray.cli.watching import ending, interruption, iso, outcome_row
 from poormanray.errors import ExitCode
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.overview import closely, glance
 from poormanray.ledger import TaskState
+from poormanray.model import readable_s
 from poormanray.remote import CHUNK, POLLS_PER_S
 
 if TYPE_CHECKING:

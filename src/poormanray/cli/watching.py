@@ -14,6 +14,7 @@ from poormanray.errors import CredentialsEnded, ExitCode, PmrError
 from poormanray.jobs.track import (
     Again,
     Backlog,
+    Contact,
     Halted,
     Happening,
     HostProblem,
@@ -21,11 +22,14 @@ from poormanray.jobs.track import (
     Joined,
     LogGap,
     LogText,
+    Responsive,
     Slowed,
     TaskChanged,
     Track,
+    Unresponsive,
 )
 from poormanray.ledger import REASONS, TaskState, TaskStatus, ended_counts
+from poormanray.model import readable_s
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
@@ -46,15 +50,6 @@ def iso(epoch_s: float | None) -> str | None:
 def readable_bytes(count: int) -> str:
     """Return an amount of data in words."""
     return f"{count / MIB:.1f} MiB" if count >= MIB else f"{count / 1024:.1f} KiB"
-
-
-def readable_s(seconds: float) -> str:
-    """Return a time span in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def unfinished_bytes(data: bytes) -> int:
@@ -100,7 +95,7 @@ class Watcher:
                         "why": happening.why,
                     }
                 )
-            case Joined() | Interrupted():
+            case Joined() | Interrupted() | Unresponsive() | Responsive():
                 self._instance(happening)
             case Again():
                 self._again(happening)
@@ -117,6 +112,19 @@ class Watcher:
                     f"about {readable_s(happening.seconds)}"
                 )
 
+    def _contact(self, change: Unresponsive | Responsive) -> None:
+        host, seconds = change.host, round(change.seconds, 1)
+        which = {"instance": host.instance_id, "name": host.name, "seconds": seconds}
+        if isinstance(change, Responsive):
+            self.out.note(f"[{host.name}] responds again, after {readable_s(change.seconds)}")
+            self.out.event({"event": "response", **which})
+            return
+        why = f" ({change.why})" if change.why else ""
+        count = "1 task stays" if change.tasks == 1 else f"{change.tasks} tasks stay"
+        stay = f"; its {count} there" if change.tasks else ""
+        self.out.note(f"[{host.name}] no response for {readable_s(change.seconds)}{why}{stay}")
+        self.out.event({"event": "no_response", **which, "tasks": change.tasks, "why": change.why})
+
     def _again(self, again: Again) -> None:
         tasks = [{"task": task, "attempt": attempt} for task, attempt in again.keys]
         self.out.event({"event": "again", "tasks": tasks, "why": again.why})
@@ -125,7 +133,10 @@ class Watcher:
         turn = "" if more else f", attempt {attempt}"
         self.out.note(f"{again.why}: {what} again{turn}")
 
-    def _instance(self, change: Joined | Interrupted) -> None:
+    def _instance(self, change: Joined | Interrupted | Unresponsive | Responsive) -> None:
+        if isinstance(change, Unresponsive | Responsive):
+            self._contact(change)
+            return
         host = change.host
         which = {"instance": host.instance_id, "name": host.name}
         if isinstance(change, Joined):
@@ -315,13 +326,15 @@ def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> di
 class WayBack:
     """How to go on watching a job: the command to type; `tracks` tell what was last seen of it.
 
-    `resume` is the command that starts stopped instances again.
+    `resume` is the command that starts stopped instances again, `reassign` the one that runs
+    elsewhere what instances have that do not respond.
     """
 
     job_id: str
     command: str
     tracks: Collection[Track]
     resume: str = ""
+    reassign: str = ""
 
     def tell_stopped(self, out: Output) -> None:
         """Say what becomes of tasks on instances that are stopped, if there are any."""
@@ -332,16 +345,25 @@ class WayBack:
             )
             out.note(f"  then: {self.command}")
 
+    def tell_silent(self, out: Output) -> None:
+        """Name each instance that does not respond, and how to run its tasks elsewhere."""
+        silent = [one for one in self.tracks if one.silent and not one.all_ended]
+        for track in silent:
+            out.note(f"[{track.host.name}] {track.problem}: {len(track.log.open)} tasks stay there")
+        if silent and self.reassign:
+            out.note("  to run them elsewhere (what still runs there may then run twice):")
+            out.note(f"  {self.reassign}")
+
     def tell(self, out: Output, why: str) -> None:
         """Say that nobody watches any more, what still runs, and what to type; `why` in a word."""
         states = Counter(
             track.status(task).state
             for track in self.tracks
-            if not track.problem
+            if track.contact in (Contact.OPEN, Contact.SILENT)
             for task in track.log.open
         )
         running, pending = states[TaskState.RUNNING], states[TaskState.PENDING]
-        hosts = sum(1 for track in self.tracks if not track.problem and not track.all_ended)
+        hosts = sum(1 for track in self.tracks if not track.over)
         if not any(track.looked for track in self.tracks):
             last = "no instance has told of it yet"
         elif hosts:
@@ -350,6 +372,7 @@ class WayBack:
             last = "every task has ended; its logs stay"
         out.note(f"{why}: job {self.job_id} goes on without a watcher ({last}); to go on watching:")
         out.note(f"  {self.command}")
+        self.tell_silent(out)
         out.event(
             {
                 "event": "unwatched",

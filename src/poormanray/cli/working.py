@@ -29,11 +29,12 @@ from poormanray.jobs.halt import Halt, halting
 from poormanray.jobs.join import of_job
 from poormanray.jobs.listing import load
 from poormanray.jobs.moving import Turns
-from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
+from poormanray.jobs.outcome import Outcome, Verdict, outcomes, tracks_of, verdict
+from poormanray.jobs.presence import Fate
 from poormanray.jobs.submit import Work, plan, without
-from poormanray.jobs.track import Track, Wanted
+from poormanray.jobs.track import Contact, Wanted
 from poormanray.ledger import ended_counts, is_job_id
-from poormanray.manifest import Job, Task
+from poormanray.manifest import Job, Manifest, Task
 from poormanray.model import Instance, Selection
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Manner:
     parallelism: int = 0
     deliver_timeout_s: int = 120
     wait_timeout_s: float = 0.0
+    lost_after_s: float = 0.0
     job_id: str = ""
     turns: Turns | None = None
     bucket: str = ""
@@ -64,6 +66,11 @@ def _user(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return value
 
 
+lost_after_option = click.option(
+    "--lost-after",
+    type=DURATION,
+    help="Count an instance as lost that does not respond for this long (default: never).",
+)
 _JOB_OPTIONS = (
     click.option(
         "-u",
@@ -89,6 +96,7 @@ _JOB_OPTIONS = (
     click.option(
         "--wait-timeout", type=DURATION, help="Stop watching after this long; the job goes on."
     ),
+    lost_after_option,
     click.option(
         "--env",
         multiple=True,
@@ -120,6 +128,7 @@ class JobWords:
     timeout: float | Percent | None
     deliver_timeout: float
     wait_timeout: float | None
+    lost_after: float | None
     env: tuple[tuple[str, str], ...]
     files: tuple[str, ...]
     job_name: str
@@ -161,6 +170,7 @@ class JobWords:
             parallelism or 0,
             int(self.deliver_timeout),
             self.wait_timeout or 0.0,
+            self.lost_after or 0.0,
             self.job_id,
             turns,
             self.bucket,
@@ -215,11 +225,7 @@ class Submission:
             job_id=manner.job_id,
         )
         self.job = _resumed(self.fleet, job, manner) if manner.job_id else job
-        self.problems = {
-            host.instance_id: why
-            for host in self.job.hosts
-            if (why := self.fleet.problem_of(host.instance_id))
-        }
+        self.problems = self.fleet.fates(host.instance_id for host in self.job.hosts)
         self.again = app.command_line("logs", "-f", self.job.job_id, "-n", selection.cluster)
 
     def _left_out(self, instance: Instance, why: str) -> None:
@@ -245,13 +251,8 @@ class Submission:
         joins = moves and not self.chosen and not self.sending.only_by_bucket
         joiner = of_job(self.fleet, self.job, manner.deliver_timeout_s)
         tracks = [
-            Track(
-                host,
-                started=False,
-                problem=self.problems.get(host.instance_id, ""),
-                gone=host.instance_id in self.problems,
-            )
-            for host in self.job.hosts
+            replace(track, started=False)
+            for track in tracks_of(Manifest(self.job.hosts, {}), self.problems)
         ]
         return Follower(
             self.job.job_id,
@@ -265,6 +266,7 @@ class Submission:
             timeout_s=manner.wait_timeout_s,
             turns=moves,
             newcomers=joiner if joins else None,
+            lost_after_s=manner.lost_after_s,
         )
 
     def _packed(self) -> Sending:
@@ -309,14 +311,16 @@ class Submission:
             self.sending = self._packed()
             self._send_ahead()
         else:
-            self.problems.update(failed)
+            self.problems |= {key: Fate(Contact.REFUSED, why) for key, why in failed.items()}
 
     def watch(
         self, follower: Follower, watcher: Watcher, halt: Halt | None = None
     ) -> ExitCode | None:
         """Show the job until it ends; return a code if it was not seen to its end."""
         resume = self.app.command_line("resume", "-n", self.job.cluster)
-        back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume)
+        words = ("map", "--resume", self.job.job_id, "--reassign", "-n", self.job.cluster)
+        reassign = self.app.command_line(*words) if self.job.kind == "map" else ""
+        back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume, reassign)
         happenings = self.sending.attended(follower)
         if halt is not None:
             stop = partial(self._stop, halt, follower)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from poormanray.jobs import mirror
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import MIRROR, Known, read_files
-from poormanray.jobs.track import Track
+from poormanray.jobs.presence import Fate
+from poormanray.jobs.track import Contact, Track
 from poormanray.manifest import Host
 from poormanray.model import instance_name
 
@@ -29,12 +30,15 @@ def absent(fleet: Fleet, known: Known, tracks: Iterable[Track]) -> list[Track]:
     tracks = list(tracks)
     there = {track.host.host_index for track in tracks}
     given = {index for track in tracks for index in track.log.given.values()} - there
-    resting = {one.host_index: (one.instance_id, why) for one, why in fleet.left_out}
+    resting = {one.host_index: one.instance_id for one, _ in fleet.left_out}
     found = []
     for index in sorted(given):
-        instance_id, why = resting.get(index, (f"host-{index}", "it is gone (terminated)"))
+        instance_id = resting.get(index, f"host-{index}")
         host = Host(index, instance_id, instance_name(fleet.cluster, index), ())
-        stopped = fleet.is_stopped(instance_id)
-        found.append(Track(host, problem=why, gone=True, suspended=stopped))
+        # No instance of the cluster, ended or not, has this number.
+        fate = Fate(Contact.LOST, "it is gone (terminated)")
+        if index in resting:
+            fate = fleet.fates([instance_id])[instance_id]
+        found.append(Track(host, problem=fate.why, contact=fate.contact))
     recall(fleet, known, found)
     return found

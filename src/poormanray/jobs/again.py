@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome
-from poormanray.jobs.track import Track
+from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState
 
 FAILED = frozenset({TaskState.FAILED, TaskState.TIMEOUT})
@@ -53,7 +53,9 @@ def turns(
         frozenset(
             track.host.instance_id
             for track in tracks
-            if track.log.runner_lost and track.log.open and not track.gone
+            if (track.log.runner_lost or track.contact is Contact.ENDED)
+            and track.log.open
+            and not track.gone
         ),
         frozenset((task, n) for task, n in gone if (task, n + 1) not in following),
         reassign,
@@ -65,7 +67,8 @@ def revived(tracks: Iterable[Track]) -> list[Track]:
     fresh = []
     for track in tracks:
         if not track.gone:
-            track.problem = ""
+            if not track.silent:
+                track.reopen()
             track.log.runner_lost = False
         track.looking = False
         fresh.append(track)

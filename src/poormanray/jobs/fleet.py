@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poormanray import cluster
 from poormanray.errors import NotReached
 from poormanray.jobs.cadence import Cadence
+from poormanray.jobs.presence import Fate, fate_of
+from poormanray.jobs.track import Contact
 from poormanray.model import Instance, InstanceState, Selection
 from poormanray.remote import CHUNK, Remote
 
@@ -32,24 +34,37 @@ class Fleet:
         return [instance.instance_id for instance in self.ready]
 
     def states(self, instance_ids: Sequence[str]) -> dict[str, tuple[InstanceState, str]]:
-        """Ask EC2 whether instances still exist: their state, and why they left it."""
-        wanted = set(instance_ids)
+        """Ask EC2 by id whether instances still exist: their state, and why they left it.
+
+        By id, because an instance that has lost its tags is still there.
+        """
         return {
             one.instance_id: (one.state, one.state_reason)
-            for one in self.aws.ec2().instances(self.cluster)
-            if one.instance_id in wanted
+            for one in self.aws.ec2().by_ids(instance_ids)
         }
 
-    def is_stopped(self, instance_id: str) -> bool:
-        """Say whether an instance was left out because it is stopped: it can go on."""
-        return any(one.instance_id == instance_id and _resting(one) for one, _ in self.left_out)
+    def fates(self, instance_ids: Iterable[str]) -> dict[str, Fate]:
+        """Return why instances cannot be asked, and what becomes of their tasks; EC2 is asked once.
 
-    def problem_of(self, instance_id: str) -> str:
-        """Return why an instance was left out, "gone" if it is not in the cluster any more."""
-        for instance, why in self.left_out:
-            if instance.instance_id == instance_id:
-                return why
-        return "" if instance_id in self.ready_ids else "it is gone (terminated)"
+        Those that can be asked are left out.
+        """
+        left_out = {one.instance_id: (one, why) for one, why in self.left_out}
+        ready = set(self.ready_ids)
+        absent = [key for key in instance_ids if key not in ready]
+        strangers = [key for key in absent if key not in left_out]
+        states = self.states(strangers) if strangers else {}
+        found = {}
+        for key in absent:
+            if key in left_out:
+                instance, why = left_out[key]
+                found[key] = Fate(Contact.STOPPED if _resting(instance) else Contact.SILENT, why)
+            elif key in states:
+                untagged = f"it has lost the tags of cluster {self.cluster}"
+                found[key] = fate_of(key, *states[key]) or Fate(Contact.SILENT, untagged)
+            else:
+                # One answer of EC2's is no proof.
+                found[key] = Fate(Contact.SILENT, f"EC2 does not show {key}")
+        return found
 
 
 def _resting(instance: Instance) -> bool:

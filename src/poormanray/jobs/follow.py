@@ -28,12 +28,17 @@ from poormanray.jobs.presence import Presence, States
 from poormanray.jobs.reading import begin_reading, receive_logs, unread
 from poormanray.jobs.release import holds_back, release_order
 from poormanray.jobs.track import (
+    CONTACT_OF,
+    REASSIGN_S,
     REFUSALS,
     RETRY_PAUSE_S,
+    SILENT_S,
+    Contact,
     Happening,
     HostProblem,
     Joined,
     Looked,
+    Responsive,
     TaskChanged,
     Track,
     Wanted,
@@ -61,7 +66,8 @@ class Follower:
     to where they run soonest, gives those that fail further turns, and lets a second instance
     remember what has ended on each. `newcomers` is asked now and then, while tasks wait, for
     instances that may take some. `told` are answers of before, as to a look. After `timeout_s`
-    seconds (0: never) it stops watching, and `gave_up_waiting` is set.
+    seconds (0: never) it stops watching, and `gave_up_waiting` is set. An instance without a
+    response for `lost_after_s` seconds counts as lost (0: only one that EC2 shows as ended does).
     """
 
     def __init__(  # noqa: PLR0913 (the parts it is made of)
@@ -79,6 +85,7 @@ class Follower:
         turns: Turns | None = None,
         newcomers: Joiner | None = None,
         told: Mapping[str, Answer] | None = None,
+        lost_after_s: float = 0.0,
     ) -> None:
         self.job_id = job_id
         self.tracks = {track.host.instance_id: track for track in tracks}
@@ -95,17 +102,22 @@ class Follower:
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._patience = Patience(LANES)
         self._quiet_until_s = 0.0
+        self._lost_after_s = lost_after_s
+        if turns and turns.reassign:
+            self._lost_after_s = min(lost_after_s or REASSIGN_S, REASSIGN_S)
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
         self.gave_up_waiting = False
         self._cadence = self._fitting_cadence()
         self._presence = Presence(states, clock, self._cadence.silence_s / 2)
         for track in tracks:
             track.heard_at_s = clock.now_s()
+            track.answered_at_s = track.answered_at_s or track.heard_at_s
 
     # --- the loop ------------------------------------------------------------------------------
 
     def run(self) -> Iterator[Happening]:
         """Yield what happens until there is nothing more to wait for."""
+        yield from self._begin_silent()
         for key in [key for key in self._told if key in self.tracks]:
             yield from self._take(Reply(key, self._told[key]), "look", [])
         while True:
@@ -123,6 +135,13 @@ class Follower:
                 return
             else:
                 self._clock.sleep(max(0.05, min(due_s) - self._clock.now_s()))
+
+    def _begin_silent(self) -> Iterator[Happening]:
+        """Count instances that were silent before as lost, where what they have runs elsewhere."""
+        for track in [one for one in self.tracks.values() if one.silent]:
+            if self.mover and self.mover.turns.reassign:
+                why = f"{track.problem}; its tasks run elsewhere (--reassign)"
+                yield from self._give_up(track, why, Contact.LOST)
 
     def _say_last(self) -> None:
         """Let what ended at the very last be remembered too; nobody waits for the answers."""
@@ -264,7 +283,9 @@ class Follower:
             free = [
                 track
                 for track in self.tracks.values()
-                if not track.gone and track.lanes <= lane and track.read_due_s <= now_s
+                if not (track.gone or track.silent)
+                and track.lanes <= lane
+                and track.read_due_s <= now_s
             ]
             yield from self._send_bulk(*read_rows(free))
 
@@ -304,26 +325,41 @@ class Follower:
         if reply.answer is None:
             yield from self._failed(track, reply, kind, asked)
             return
-        track.hear(now_s, bulk=kind == "bulk")
-        if refusal := reply.answer.facts.get("refused", ""):
+        yield from self._take_answer(track, reply, reply.answer, kind, asked)
+
+    def _take_answer(
+        self, track: Track, reply: Reply, answer: Answer, kind: str, asked: list[Piece]
+    ) -> Iterator[Happening]:
+        now_s = self._clock.now_s()
+        refusal = answer.facts.get("refused", "")
+        if CONTACT_OF.get(refusal) is Contact.SILENT:
+            # The next one may come in time.
+            again = track.failures + 1 < MOST_FAILURES
+            refused = Reply(reply.instance_id, None, REFUSALS[refusal], delivered=again)
+            yield from self._failed(track, refused, kind, asked)
+            return
+        yield from self._heard(track, now_s, bulk=kind == "bulk")
+        if refusal:
             if not (kind == "look" and track.may_still_come(refusal, now_s)):
-                yield from self._give_up(track, REFUSALS.get(refusal, refusal[:99]))
+                words = REFUSALS.get(refusal, refusal[:99])
+                yield from self._give_up(track, words, CONTACT_OF.get(refusal, Contact.REFUSED))
             return
         if kind != "bulk":
             track.looked = True
-            track.waits = "waits" in reply.answer.facts
-            if reply.answer.facts.get("window") == "busy":
+            track.waits = "waits" in answer.facts
+            if answer.facts.get("window") == "busy":
                 track.due_at_s = now_s + self._cadence.busy_s
-        yield from self._take_events(track, reply.answer)
-        yield from receive_logs(track, reply.answer, asked, self._wanted)
+        yield from self._take_events(track, answer)
+        yield from receive_logs(track, answer, asked, self._wanted)
         yield from self._patience.reads(self.tracks.values())
-        if track.promises_only(reply.answer):
-            yield from self._give_up(track, REFUSALS["empty"])
-        if track.lost_with_runner:
+        if track.promises_only(answer):
+            track.failures = MOST_FAILURES
+            yield from self._unresponsive(track, REFUSALS["empty"], now_s)
+        elif track.lost_with_runner:
             # Nothing more will happen there, but what has happened can be read.
-            yield from self._give_up(track, REFUSALS["runner-lost"], gone=False)
-        elif why := track.stalled(reply.answer.facts.get("runner", ""), now_s):
-            yield from self._give_up(track, REFUSALS[why])
+            yield from self._give_up(track, REFUSALS["runner-lost"], Contact.ENDED)
+        elif why := track.stalled(answer.facts.get("runner", ""), now_s):
+            yield from self._give_up(track, REFUSALS[why], CONTACT_OF[why])
 
     def _take_moved(self, reply: Reply) -> Iterator[Happening]:
         # What did not move is planned again, from what the ledgers say.
@@ -334,6 +370,7 @@ class Follower:
             if self.mover:
                 self.mover.wait(self._clock.now_s() + RETRY_PAUSE_S * track.failures)
             return
+        yield from self._heard(self.tracks[reply.instance_id], self._clock.now_s(), bulk=True)
         # A job that was cancelled does not go on: nobody has to wait for that.
         self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts
         if self.mover and reply.answer.facts.get("refused") == "cancelled":
@@ -366,31 +403,61 @@ class Follower:
             track.started = False
         never_came = kind == "start" and track.never_came(delivered=reply.delivered)
         hopeless = track.failures >= MOST_FAILURES or never_came
-        asks_ec2 = hopeless or not reply.delivered
-        why = self._presence.ended_words(track, self.tracks) if asks_ec2 else ""
-        if hopeless or why:
+        now_s = self._clock.now_s()
+        fate = self._presence.fate(track, self.tracks) if hopeless or not reply.delivered else None
+        if fate:
             # What never arrived does not wait there.
-            track.suspended &= track.looked
-            yield from self._give_up(track, why or reply.problem)
-            return
-        track.retry(self._clock.now_s(), bulk=kind == "bulk")
-        track.heard_at_s = min(track.heard_at_s, self._clock.now_s() - self._cadence.silence_s)
+            missing = fate.contact is Contact.STOPPED and not track.looked
+            contact = Contact.REFUSED if missing else fate.contact
+            yield from self._give_up(track, fate.why, contact)
+        elif kind == "start" and hopeless and not reply.delivered and self.mover is None:
+            yield from self._give_up(track, reply.problem, Contact.REFUSED)
+        elif hopeless or track.silent:
+            yield from self._unresponsive(track, reply.problem, now_s)
+        else:
+            track.retry(now_s, bulk=kind == "bulk")
+            track.heard_at_s = min(track.heard_at_s, now_s - self._cadence.silence_s)
 
-    def _give_up(self, track: Track, why: str, *, gone: bool = True) -> Iterator[Happening]:
+    def _unresponsive(self, track: Track, why: str, now_s: float) -> Iterator[Happening]:
+        """Leave an instance alone for a while that does not respond; what it has stays there."""
+        told = track.fall_silent(now_s, why)
+        if not self._wanted.live:
+            if told:
+                yield HostProblem(track.host, why)
+            return
+        silent_s = now_s - (track.answered_at_s or now_s)
+        if track.silent and self._lost_after_s and silent_s >= self._lost_after_s:
+            yield from self._give_up(track, f"{track.problem}; it counts as lost", Contact.LOST)
+            return
+        if told:
+            yield told
+        if not track.looking:
+            track.retry(now_s, bulk=False)
+
+    def _heard(self, track: Track, now_s: float, *, bulk: bool) -> Iterator[Responsive]:
+        if track.silent:
+            yield Responsive(track.host, now_s - (track.answered_at_s or now_s))
+            track.reopen()
+        track.hear(now_s, bulk=bulk)
+
+    def _give_up(self, track: Track, why: str, contact: Contact) -> Iterator[Happening]:
         track.looking = False
-        track.gone = track.gone or gone
-        if not track.problem:
-            track.problem = why
-            yield HostProblem(track.host, why)
+        if not (track.gone or (contact is Contact.ENDED and track.problem)):
+            reported = track.problem and not track.silent
+            track.contact, track.problem = contact, why
+            if not reported:
+                yield HostProblem(track.host, why)
         yield from unread(track)
 
     def _check_silence(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
         most_s = self._cadence.silence_s
         for track in [one for one in self.tracks.values() if one.silent_s(now_s) > most_s]:
-            if why := self._presence.ended_words(track, self.tracks):
+            if fate := self._presence.fate(track, self.tracks):
                 self._forget(track)
-                yield from self._give_up(track, why)
+                yield from self._give_up(track, fate.why, fate.contact)
+            elif track.silent or track.silent_s(now_s) > most_s + SILENT_S:
+                yield from self._unresponsive(track, "", now_s)
 
     def _forget(self, track: Track) -> None:
         for flight, _, _ in self._flights:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from poormanray.jobs.cadence import Cadence
 from poormanray.jobs.logs import ANSWER_BYTES, Piece, pick
 from poormanray.jobs.mirror import Mirrors
-from poormanray.jobs.track import Track, Wanted
+from poormanray.jobs.track import Contact, Track, Wanted
 from poormanray.remote import CHUNK, Order
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
@@ -22,17 +22,18 @@ FEW_AT_ONCE = 10
 
 def needs_look(track: Track, wanted: Wanted) -> bool:
     """Say whether an instance is to be asked what is new there."""
-    if track.gone or track.looking:
+    if track.gone or track.looking or (track.silent and not wanted.live):
         return False
     if not track.started or not track.looked or track.behind:
         return True
     if not wanted.live:
         return False
-    if any(not cursor.caught_up for cursor in track.cursors.values()):
+    if not track.silent and any(not cursor.caught_up for cursor in track.cursors.values()):
         # What is being fetched in bulk says by itself when there is more.
         return not track.all_ended
     finished = track.all_ended and all(c.complete for c in track.cursors.values())
-    return not finished and not (track.log.runner_lost and _read_all(track))
+    ended = track.contact is Contact.ENDED
+    return not finished and not ((track.log.runner_lost or ended) and _read_all(track))
 
 
 def waiting_tasks(tracks: Mapping[str, Track]) -> int:
@@ -40,7 +41,7 @@ def waiting_tasks(tracks: Mapping[str, Track]) -> int:
     return sum(
         key not in track.log.tasks
         for track in tracks.values()
-        if not track.gone
+        if not (track.gone or track.silent)
         for key in track.log.open.items()
     )
 

@@ -144,7 +144,7 @@ class Mirrors:
             self.todo[source_id][:0] = statuses
 
     def _forget_gone(self) -> None:
-        for target_id in [key for key in self.held if self.tracks[key].gone]:
+        for target_id in [key for key in self.held if not self.tracks[key].responds]:
             for source_id, statuses in self.held.pop(target_id):
                 self.todo[source_id][:0] = statuses
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from poormanray.jobs.track import Again, Track
+from poormanray.jobs.track import Again, Contact, Track
 from poormanray.ledger import TaskState, TaskStatus, encode_keys
 from poormanray.remote import Order
 from poormanray.schedule import Load, moves
@@ -158,7 +158,7 @@ class Mover:
         if (
             self.revived
             or any(not self._rests(at) for at in self.orphans.values())
-            or any(not target.gone for _, target in self._unsettled())
+            or any(target.responds for _, target in self._unsettled())
         ):
             due.append(now_s)
         return max(min(due), self.next_s) if due else None
@@ -193,7 +193,7 @@ class Mover:
         adopts: dict[str, list[Key]] = {key: [] for key in self.revived}
         gives: dict[str, dict[int, list[Key]]] = {}
         self._assign_orphans()
-        unsettled = [(k, at.host.instance_id) for k, at in self._unsettled() if not at.gone]
+        unsettled = [(k, at.host.instance_id) for k, at in self._unsettled() if at.responds]
         adopted = [
             (key, at)
             for key, at in self.orphans.items()
@@ -210,7 +210,7 @@ class Mover:
             elif self._gone(there):
                 del self.waiting[key]
                 self.orphans[key] = ""
-            elif there.suspended:
+            elif not there.responds:
                 continue
             elif due_s <= now_s and len(adopts.setdefault(source, [])) < MOST_KEYS:
                 adopts[source].append(key)
@@ -260,7 +260,7 @@ class Mover:
         tracks = [
             one
             for one in self.tracks.values()
-            if not one.gone and one.looked and not self._silent(one, now_s)
+            if one.responds and one.looked and not self._silent(one, now_s)
         ]
         gives: dict[str, dict[int, list[Key]]] = {}
         taken: dict[str, int] = {}
@@ -278,12 +278,14 @@ class Mover:
 
     def _gone(self, track: Track) -> bool:
         """Say whether what an instance had runs elsewhere: it is lost, or somebody wants so."""
-        return track.gone and (not track.suspended or self.turns.reassign)
+        if track.suspended:
+            return self.turns.reassign
+        return track.contact in (Contact.LOST, Contact.REFUSED)
 
     def _rests(self, instance_id: str) -> bool:
-        """Say whether an instance is stopped, and what it has stays there."""
+        """Say whether an instance is stopped or silent, and what it has stays there."""
         track = self.tracks.get(instance_id)
-        return track is not None and track.suspended and not self.turns.reassign
+        return track is not None and not track.responds and not self._gone(track)
 
     def _leaves_any(self) -> bool:
         """Say whether an instance that EC2 takes back has tasks: those cannot wait any longer."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from poormanray.errors import ExitCode
+from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Track
 from poormanray.ledger import REASONS, TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
@@ -81,6 +82,8 @@ def _of_instance(
         why = REASONS.get(status.reason, status.reason)
         if track.suspended and status.state is TaskState.PENDING:
             why = f"suspended: {track.problem}"
+        elif track.silent and not status.state.ended:
+            why = track.problem
         elif track.problem and not status.state.ended:
             status, why = replace(status, state=TaskState.LOST), track.problem
         yield Outcome(task, name, track.host, status, why)
@@ -136,11 +139,10 @@ def verdict(
     return Verdict(ExitCode.WORK_FAILED if failures else ExitCode.OK)
 
 
-def tracks_of(manifest: Manifest, problem_of: Mapping[str, str]) -> list[Track]:
+def tracks_of(manifest: Manifest, problem_of: Mapping[str, Fate]) -> list[Track]:
     """Return tracks for a job that was started before; `problem_of` says who cannot answer."""
+    fates = (problem_of.get(host.instance_id) for host in manifest.hosts)
     return [
-        Track(
-            host, problem=problem_of.get(host.instance_id, ""), gone=host.instance_id in problem_of
-        )
-        for host in manifest.hosts
+        Track(host, problem=fate.why, contact=fate.contact) if fate else Track(host)
+        for host, fate in zip(manifest.hosts, fates, strict=True)
     ]

@@ -28,7 +28,8 @@ def release_order(job_id: str, tracks: Collection[Track]) -> Order | None:
 
     None while some instance that can tell has not told yet what it has.
     """
-    if not all(track.looked or track.problem for track in tracks):
+    # One that does not respond may have taken over what waits elsewhere.
+    if any(track.silent or not (track.looked or track.problem) for track in tracks):
         return None
     rows: dict[str, str] = {}
     for track in tracks:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 from poormanray.envelope import Answer, Chunk, Condensed
 from poormanray.jobs.logs import ANSWER_BYTES, Gap, LogCursor, Piece, Text, waiting_bytes
 from poormanray.ledger import EventLog, TaskState, TaskStatus
 from poormanray.manifest import Host
+from poormanray.model import readable_s
 
 # A long answer that brings less than this and says that there is more is rare: at a log's hole.
 LEAST_BROUGHT_BYTES = 256
@@ -28,6 +30,33 @@ REFUSALS = {
 }
 
 
+class Contact(Enum):
+    """Whether an instance of a job responds, and what becomes of the tasks that it has.
+
+    OPEN: it responds, or nothing has been asked of it yet.
+    SILENT: it does not respond, and EC2 does not show it as ended: its tasks stay there.
+    STOPPED: EC2 has stopped it; what waits there can go on after a start.
+    ENDED: it responds, and nothing more of the job starts there.
+    REFUSED: nothing of the job is there.
+    LOST: EC2 shows it as terminated, or no longer shows it, or the user has declared it lost.
+    """
+
+    OPEN = "open"
+    SILENT = "no response"
+    STOPPED = "stopped"
+    ENDED = "ended"
+    REFUSED = "refused"
+    LOST = "lost"
+
+
+# What an instance that refuses or cannot start a job can still be asked, and what it means.
+CONTACT_OF = {
+    "runner-lost": Contact.ENDED,
+    "stalled": Contact.ENDED,
+    "never-began": Contact.ENDED,
+    "expired": Contact.SILENT,
+    "empty": Contact.SILENT,
+}
 # A cancel puts an end on record just after it took the task, which may be the runner's last.
 STALLED_S = 20.0
 # Each look starts a runner where there is none; a machine that answers looks can run one by then.
@@ -35,6 +64,12 @@ NEVER_BEGAN_S = 120.0
 # Between requests that fail.
 RETRY_PAUSE_S = 2.0
 LONGEST_READ_PAUSE_S = 30.0
+# An instance that has not responded for so long is SILENT. It is asked again after this pause,
+# which doubles with each further request without a response, and the longest pause.
+SILENT_S = 60.0
+SILENT_PAUSE_S, LONGEST_SILENT_PAUSE_S = 10.0, 300.0
+# With --reassign, an instance that falls silent counts as lost after so long.
+REASSIGN_S = 300.0
 # Of a job that an instance does not know, before it is said that it never came there.
 MOST_UNKNOWN_LOOKS = 3
 
@@ -79,6 +114,24 @@ class HostProblem:
 
     host: Host
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unresponsive:
+    """An instance does not respond; its tasks that have not ended, `tasks` of them, stay there."""
+
+    host: Host
+    seconds: float
+    tasks: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Responsive:
+    """An instance that did not respond does so again, after so many seconds."""
+
+    host: Host
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +202,8 @@ Happening = (
     | LogText
     | LogGap
     | HostProblem
+    | Unresponsive
+    | Responsive
     | Interrupted
     | Backlog
     | Slowed
@@ -177,8 +232,8 @@ class Track:
     `behind`: its ledger has events that did not fit; `lanes`: requests for bulk under way;
     `ratio`: how well its logs compress; `meagre`: answers in a row that brought next to nothing
     of what they say there is; `omitted`: such that left out logs that were asked for;
-    `problem`: why nothing more is expected of it; `gone`: it
-    cannot even be asked; `suspended`: it is stopped, and what waits there can go on after a start;
+    `problem`: why it is not OPEN; `answered_at_s`: when it last responded;
+    `told_silence_s`: how long it had been silent when that was last reported;
     `joined`: it came after the job was submitted;
     `waits`: after a reboot, for a client that has seen what others took over meanwhile;
     `unknown_looks`: looks that found that it does not know the job (yet);
@@ -201,9 +256,10 @@ class Track:
     heard_at_s: float = 0.0
     due_at_s: float = 0.0
     problem: str = ""
-    gone: bool = False
+    contact: Contact = Contact.OPEN
+    answered_at_s: float | None = None
+    told_silence_s: float = 0.0
     stalled_since_s: float | None = None
-    suspended: bool = False
     waits: bool = False
     joined: bool = False
     unknown_looks: int = 0
@@ -214,6 +270,46 @@ class Track:
     def __post_init__(self) -> None:
         """Take nothing from the instance that is another's to tell."""
         self.log.expect(self.host.tasks)
+
+    @property
+    def gone(self) -> bool:
+        """Say whether no request is sent to the instance any more."""
+        return self.contact in (Contact.STOPPED, Contact.REFUSED, Contact.LOST)
+
+    @property
+    def suspended(self) -> bool:
+        """Say whether the instance is stopped, and what waits there can go on after a start."""
+        return self.contact is Contact.STOPPED
+
+    @property
+    def silent(self) -> bool:
+        """Say whether the instance does not respond, and is not known to have ended."""
+        return self.contact is Contact.SILENT
+
+    @property
+    def responds(self) -> bool:
+        """Say whether the instance can be asked and nothing speaks against it; it may be ENDED."""
+        return self.contact in (Contact.OPEN, Contact.ENDED)
+
+    def reopen(self) -> None:
+        """Take the instance for one that responds."""
+        self.contact, self.problem = Contact.OPEN, ""
+        self.told_silence_s = 0.0
+
+    def fall_silent(self, now_s: float, why: str) -> Unresponsive | None:
+        """Mark the instance as SILENT; return what to report, each time that the silence doubles.
+
+        One that is given up, or only read to its end, stays as it is.
+        """
+        if self.contact not in (Contact.OPEN, Contact.SILENT):
+            return None
+        seconds = now_s - (self.heard_at_s if self.answered_at_s is None else self.answered_at_s)
+        self.contact = Contact.SILENT
+        self.problem = f"no response for {readable_s(max(1.0, seconds))}" + f" ({why})" * bool(why)
+        if self.told_silence_s and seconds < 2 * self.told_silence_s:
+            return None
+        self.told_silence_s = max(seconds, 1.0)
+        return Unresponsive(self.host, seconds, len(self.log.open), why)
 
     def see_how_far(self, answer: Answer) -> None:
         """Take note of whether the instance has more events than an answer brought."""
@@ -275,10 +371,14 @@ class Track:
     @property
     def lost_with_runner(self) -> bool:
         """Say whether tasks will have no end because the runner has died, and nobody knows yet."""
-        return self.log.runner_lost and not self.all_ended and not self.problem
+        return self.log.runner_lost and not self.all_ended and self.contact is Contact.OPEN
 
     def retry(self, now_s: float, *, bulk: bool) -> None:
         """Let the next look, or request for bulk, wait: the longer the more have failed."""
+        if self.silent:
+            doubled_s = SILENT_PAUSE_S * 2 ** min(self.failures - 1, 9)
+            self.due_at_s = now_s + min(doubled_s, LONGEST_SILENT_PAUSE_S)
+            return
         if not bulk:
             self.due_at_s = now_s + RETRY_PAUSE_S * self.failures
             return
@@ -287,7 +387,7 @@ class Track:
 
     def hear(self, now_s: float, *, bulk: bool) -> None:
         """Take note of an answer: what has failed before is over."""
-        self.heard_at_s = now_s
+        self.heard_at_s = self.answered_at_s = now_s
         self.failures = 0
         self.read_failures = 0 if bulk else self.read_failures
 
@@ -309,7 +409,8 @@ class Track:
 
     def silent_s(self, now_s: float) -> float:
         """Return for how long an answer has been due; 0 where none is."""
-        due = not self.problem and (self.looking or self.lanes)
+        asked = self.contact in (Contact.OPEN, Contact.SILENT)
+        due = asked and (self.looking or self.lanes)
         return now_s - self.heard_at_s if due else 0.0
 
     def notice(self) -> Iterator[Interrupted]:
@@ -329,12 +430,12 @@ class Track:
     @property
     def waits_to_read(self) -> bool:
         """Say whether something is to be read in bulk that nobody has asked for yet."""
-        return not self.gone and any(cursor.todo for cursor in self.cursors.values())
+        return not (self.gone or self.silent) and any(c.todo for c in self.cursors.values())
 
     @property
     def over(self) -> bool:
         """Say whether nothing more is expected of the instance."""
-        return bool(self.problem) or self.all_ended
+        return self.contact not in (Contact.OPEN, Contact.SILENT) or self.all_ended
 
     @property
     def all_ended(self) -> bool:
