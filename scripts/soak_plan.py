@@ -39,8 +39,16 @@ INSTANCE_KINDS = (
 SESSIONS_END = "sessions-end"
 KINDS = (*REQUEST_KINDS, SESSIONS_END, *INSTANCE_KINDS)
 # Of these no round is made: nothing sent arrives while they stand, and that is told at once.
-# tests/cloud/test_unkind.py plays them.
-UNPLAYED = ("access-denied", "invalid-platform", "undeliverable")
+# tests/cloud/test_unkind.py plays them, and test_outages.py those that strike every call.
+UNPLAYED = (
+    "access-denied",
+    "invalid-platform",
+    "undeliverable",
+    "port-closed",
+    "proxy-empty",
+    "proxy-ok",
+    "proxy-page",
+)
 # What is undone by an order of its own, and by which.
 UNDONE_BY = {
     "agent-stop": "agent-start",
@@ -49,7 +57,7 @@ UNDONE_BY = {
 }
 # Only a job that runs can be struck by these.
 OF_RUNNERS = ("runner-kill", "screen-kill")
-# botocore tries six times: so many refusals in a row, by all rules together, are invisible.
+# So many refusals in a row, by all rules together, are repeated without a word.
 MOST_STRIKES = 4
 CODES = (1, 2, 3, 4, 5, 42, 70, 124, 126, 127, 130, 137, 168, 169, 194, 255)
 SIGNALS = (1, 2, 6, 9, 11, 15)

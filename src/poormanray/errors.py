@@ -81,11 +81,15 @@ class InvalidInstances(AwsRefused):
     """
 
 
-class NoAnswer(AwsRefused):
+class Outage(AwsRefused):
+    """AWS, the way to it or the source of the credentials fails for now; it was waited for."""
+
+
+class NoAnswer(Outage):
     """Nothing came back from AWS: whether the call did something is not known."""
 
 
-class Throttled(AwsRefused):
+class Throttled(Outage):
     """AWS has refused a call as one too many, again and again; nothing was done."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer, EnvelopeCut, EnvelopeError, decode
-from poormanray.errors import InvalidInstances, Throttled
+from poormanray.errors import InvalidInstances, Outage
 from poormanray.model import Invocation, InvocationStatus, chunks
 from poormanray.shell import Call, render
 from poormanray.waiting import jittered
@@ -31,11 +31,13 @@ PROMPT_POLL_S = 0.4
 LONGEST_POLL_S = 1.2
 # However many commands are under way, they are looked at so often a second, all together.
 POLLS_PER_S = 2.5
-# After throttling that outlives botocore's own tries: the first pause, and the longest.
+# A command that SSM has dropped is sent again after a pause: the first one, the longest, and how
+# many there are (some five minutes).
 PAUSE_S = 2.0
 LONGEST_PAUSE_S = 30.0
-# A one-off question is given up after this many such pauses: some five minutes.
 MOST_PAUSES = 12
+# What was not polled for longer than this, as a service or this machine was away, is not late.
+UNPOLLED_S = 20.0
 # Whole answers are fetched one by one: at most so many before other commands have their turn.
 WHOLE_AT_ONCE = 4
 # A patient order is looked at twice where that will do: first after this long and so much longer
@@ -107,6 +109,7 @@ class Flight:
     drops: int = 0
     dropped: bool = False
     doubt_at_s: float = 0.0
+    polled_at_s: float = 0.0
 
     def wait_s(self, now_s: float) -> float:
         """Return how long to leave it alone after a look."""
@@ -121,14 +124,10 @@ class Flight:
 
 @dataclass(slots=True)
 class Sent:
-    """What a send came to: flights, and replies for instances that SSM would not take.
-
-    `postponed`: nothing was sent to these, because AWS throttles; they may be sent to later.
-    """
+    """What a send came to: flights, and replies for instances that SSM would not take."""
 
     flights: list[Flight] = field(default_factory=list)
     refused: list[Reply] = field(default_factory=list)
-    postponed: list[str] = field(default_factory=list)
 
 
 class Remote:
@@ -137,26 +136,6 @@ class Remote:
     def __init__(self, ssm: Ssm, clock: Clock) -> None:
         self._ssm = ssm
         self._clock = clock
-        self._pauses = 0
-        self._throttled_at_s: float | None = None
-
-    def throttled_s(self) -> float:
-        """Return for how long AWS has let no call through; 0 when the last one got through."""
-        at_s = self._throttled_at_s
-        return 0.0 if at_s is None else self._clock.now_s() - at_s
-
-    def pause_s(self) -> float:
-        """Return how long to leave AWS alone: longer with each call that was throttled."""
-        longer_s = PAUSE_S * 1.5 ** max(0, self._pauses - 1)
-        return jittered(min(longer_s, LONGEST_PAUSE_S))
-
-    def _got_through(self, *, throttled: bool) -> None:
-        if not throttled:
-            self._pauses, self._throttled_at_s = 0, None
-            return
-        self._pauses += 1
-        if self._throttled_at_s is None:
-            self._throttled_at_s = self._clock.now_s()
 
     def send(self, order: Order, instance_ids: Sequence[str]) -> Sent:
         """Send an order, 50 instances at a time.
@@ -166,28 +145,22 @@ class Remote:
         """
         sent = Sent()
         for some in chunks(instance_ids, CHUNK):
-            if sent.postponed:
-                sent.postponed += some
-                continue
-            try:
-                self._send_some(order, list(some), sent)
-            except Throttled:
-                self._got_through(throttled=True)
-                done = {key for flight in sent.flights for key in flight.waiting}
-                done |= {reply.instance_id for reply in sent.refused}
-                sent.postponed += [key for key in some if key not in done]
+            self._send_some(order, list(some), sent)
         return sent
 
     def _send_once(self, order: Order, ids: list[str]) -> str:
-        not_after_s = int(self._ssm.server_time_s()) + order.deliver_timeout_s + SLACK_S
-        call = replace(
-            order.call,
-            not_after_s=not_after_s,
-            table={key: order.rows[key] for key in (EVERYONE, *ids) if key in order.rows},
-        )
+        table = {key: order.rows[key] for key in (EVERYONE, *ids) if key in order.rows}
+
+        # The first time that it is asked for, this is a call: not inside the one that sends.
+        self._ssm.server_time_s()
+
+        def script() -> str:
+            not_after_s = int(self._ssm.server_time_s()) + order.deliver_timeout_s + SLACK_S
+            return render(replace(order.call, not_after_s=not_after_s, table=table))
+
         return self._ssm.send(
             instance_ids=ids,
-            script=render(call),
+            script=script,
             comment=order.comment,
             deliver_timeout_s=order.deliver_timeout_s,
             execution_timeout_s=order.window_s + order.work_s + SLACK_S,
@@ -204,7 +177,6 @@ class Remote:
             self._send_some(order, ids[:middle], sent)
             self._send_some(order, ids[middle:], sent)
             return
-        self._got_through(throttled=False)
         now_s = self._clock.now_s()
         first_s = FIRST_BULK_POLL_S if order.large else FIRST_POLL_S
         if order.patient:
@@ -222,6 +194,7 @@ class Remote:
                 patient_for=len(ids) if order.patient else 0,
                 order=order,
                 doubt_at_s=now_s + UNSEEN_S,
+                polled_at_s=now_s,
             )
         )
 
@@ -230,29 +203,20 @@ class Remote:
 
         `flights` is how many commands are polled side by side: the more, the wider apart.
         """
-        replies: list[Reply] = []
-        cut: list[Invocation] = []
         try:
             if flight.dropped:
                 self._send_again(flight)
-            seen = self._look(flight)
-            if not seen and self._was_dropped(flight):
-                return self._dropped(flight)
-            parts = [part for part in seen if part.instance_id in flight.waiting]
-            flight.taken |= {p.instance_id for p in parts if p.status is InvocationStatus.RUNNING}
-            for part in parts:
-                if part.status.ended:
-                    reply = self._reply(flight, part)
-                    replies += [reply] if reply else []
-                    cut += [] if reply else [part]
-            replies += [self._whole(flight, part) for part in cut[:WHOLE_AT_ONCE]]
-        except Throttled:
-            return self._held(flight, replies)
         except InvalidInstances as refusal:
-            # Of a command that is sent again. Which one it is comes out when each is asked anew.
+            # Which one it is comes out when each is asked anew.
             return self._over(flight, refusal.message)
-        self._got_through(throttled=False)
+        seen = self._look(flight)
+        if not seen and self._was_dropped(flight):
+            return self._dropped(flight)
+        replies, cut = self._ended(flight, seen)
         now_s = self._clock.now_s()
+        if now_s - flight.polled_at_s > UNPOLLED_S:
+            flight.deadline_s = max(flight.deadline_s, now_s + SLACK_S)
+        flight.polled_at_s = now_s
         if now_s >= flight.deadline_s:
             told = {reply.instance_id for reply in replies}
             replies += [
@@ -260,21 +224,31 @@ class Remote:
                 for instance_id in sorted(flight.waiting - told)
             ]
         flight.waiting -= {reply.instance_id for reply in replies}
-        if len(cut) > WHOLE_AT_ONCE:
+        if cut:
             flight.next_poll_s = now_s
             return replies
         flight.next_poll_s = now_s + jittered(max(flight.wait_s(now_s), flights / POLLS_PER_S))
         flight.interval_s = min(flight.interval_s * POLL_GROWTH, LONGEST_POLL_S)
         return replies
 
-    def _held(self, flight: Flight, replies: list[Reply]) -> list[Reply]:
-        """Put off the next look at a command; what was not looked at is not late."""
-        self._got_through(throttled=True)
-        pause_s = self.pause_s()
-        flight.next_poll_s = self._clock.now_s() + pause_s
-        flight.deadline_s = max(flight.deadline_s, flight.next_poll_s + SLACK_S)
-        flight.waiting -= {reply.instance_id for reply in replies}
-        return replies
+    def _ended(self, flight: Flight, seen: Iterable[Invocation]) -> tuple[list[Reply], int]:
+        """Return the replies of those that have ended, and how many still have to be fetched.
+
+        An outage that ends the fetching of whole answers does not take what was fetched before.
+        """
+        parts = [part for part in seen if part.instance_id in flight.waiting]
+        flight.taken |= {p.instance_id for p in parts if p.status is InvocationStatus.RUNNING}
+        ended = [(part, self._reply(flight, part)) for part in parts if part.status.ended]
+        replies = [reply for _, reply in ended if reply]
+        cut = [part for part, reply in ended if not reply]
+        for number, part in enumerate(cut[:WHOLE_AT_ONCE]):
+            try:
+                replies.append(self._whole(flight, part))
+            except Outage:
+                if not replies:
+                    raise
+                return replies, len(cut) - number
+        return replies, len(cut[WHOLE_AT_ONCE:])
 
     def _was_dropped(self, flight: Flight) -> bool:
         """Say whether SSM has done nothing with a command, as too many invocations are open.
@@ -292,7 +266,11 @@ class Remote:
         if flight.drops > MOST_PAUSES:
             return self._over(flight, "SSM has too many commands under way (RateExceeded)")
         flight.dropped = True
-        return self._held(flight, [])
+        # Longer with each time; what waits for that is not late.
+        pause_s = min(PAUSE_S * 1.5 ** (flight.drops - 1), LONGEST_PAUSE_S)
+        flight.next_poll_s = self._clock.now_s() + jittered(pause_s)
+        flight.deadline_s = max(flight.deadline_s, flight.next_poll_s + SLACK_S)
+        return []
 
     def _send_again(self, flight: Flight) -> None:
         if flight.order is None:
@@ -354,7 +332,7 @@ class Remote:
                 number, following = next(to_come, (0, None))
                 more = following is not None
                 if following:
-                    sent = self._send_all(*following)
+                    sent = self.send(*following)
                     yield from ((number, reply) for reply in sent.refused)
                     if sent.flights:
                         under_way[number] = sent.flights
@@ -367,19 +345,6 @@ class Remote:
             under_way[number] = [each for each in under_way[number] if each.waiting]
             if not under_way[number]:
                 del under_way[number]
-
-    def _send_all(self, order: Order, instance_ids: Sequence[str]) -> Sent:
-        """Send an order, with pauses while AWS throttles; who is left after them is refused."""
-        sent = self.send(order, instance_ids)
-        while sent.postponed and self._pauses < MOST_PAUSES:
-            self._clock.sleep(self.pause_s())
-            more = self.send(order, sent.postponed)
-            sent.flights += more.flights
-            sent.refused += more.refused
-            sent.postponed = more.postponed
-        why = "AWS throttles ssm:SendCommand"
-        sent.refused += [Reply(key, None, why, delivered=False) for key in sent.postponed]
-        return sent
 
 
 def _unanswered(part: Invocation, *, taken: bool) -> Reply:

@@ -133,3 +133,62 @@ def test_threads_that_find_out_together_all_go_on(service: Service) -> None:
         found = list(pool.map(lambda _: aws.ec2().instances(), range(24)))
     assert found == [[]] * 24
     assert service.asked.count("KEY1") <= 9
+
+
+HELPER = """
+[ ! -e {folder}/fails ] || {{ rm {folder}/fails; exit 9; }}
+echo '{{"Version": 1, "AccessKeyId": "'$(cat {folder}/key)'", "SecretAccessKey": "s"}}'
+"""
+
+
+@pytest.fixture
+def helped(service: Service, tmp_path: Path) -> Service:
+    """Let a program supply the credentials: the key is in a file, and another makes it fail."""
+    service.file.write_text("")
+    helper = tmp_path / "helper.sh"
+    helper.write_text(HELPER.format(folder=tmp_path))
+    config = f"[default]\nregion = us-east-1\ncredential_process = /bin/sh {helper}\n"
+    (tmp_path / "config").write_text(config)
+    (tmp_path / "key").write_text("KEY1")
+    return service
+
+
+def test_a_helper_that_fails_once_at_the_start_is_asked_again(
+    helped: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "fails").touch()
+    assert users_cloud().ec2().instances() == []
+    assert helped.asked == ["KEY1"]
+
+
+def test_a_helper_that_fails_once_when_the_keys_have_ended_is_asked_again(
+    helped: Service, tmp_path: Path
+) -> None:
+    aws = users_cloud()
+    assert aws.ec2().instances() == []
+    helped.good = "KEY2"
+    (tmp_path / "key").write_text("KEY2")
+    (tmp_path / "fails").touch()
+    assert aws.ec2().instances() == []
+    assert helped.asked == ["KEY1", "KEY1", "KEY1", "KEY2"]
+
+
+def test_a_helper_that_goes_on_giving_keys_that_have_ended_is_not_waited_for(
+    helped: Service,
+) -> None:
+    aws = users_cloud()
+    assert aws.ec2().instances() == []
+    helped.good = "KEY2"
+    with pytest.raises(CredentialsEnded):
+        aws.ec2().instances()
+
+
+def test_a_helper_that_is_not_there_is_given_up_soon(service: Service, tmp_path: Path) -> None:
+    service.file.write_text("")
+    (tmp_path / "config").write_text("[default]\ncredential_process = /nowhere/helper\n")
+    now_s = [0.0]
+    aws = users_cloud()
+    aws.clock = Clock(1.0, lambda: now_s[0], lambda s: now_s.__setitem__(0, now_s[0] + s))
+    with pytest.raises(AwsRefused, match="no AWS credentials"):
+        aws.ec2().instances()
+    assert 5 < now_s[0] <= 10

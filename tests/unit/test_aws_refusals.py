@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,13 +14,14 @@ from botocore.parsers import ResponseParserError
 from botocore.stub import Stubber
 
 from poormanray.aws.ec2 import Ec2
-from poormanray.aws.refusals import translated
+from poormanray.aws.refusals import DENIED, ENDED_KEYS, THROTTLED, fault_of, translated
 from poormanray.errors import (
     AwsRefused,
     ExitCode,
     InstanceUnseen,
     NoAnswer,
     NoCapacity,
+    Outage,
     PmrError,
     ProfileUnseen,
 )
@@ -112,7 +115,7 @@ def test_what_callers_can_do_something_about_has_its_own_class(
             "no answer from ec2",
             NoAnswer,
         ),
-        (ResponseParserError("<html>"), "does not speak AWS's language", AwsRefused),
+        (ResponseParserError("<html>"), "does not speak AWS's language", Outage),
         (exceptions.DataNotFoundError(data_path="x"), "ec2 in us-east-1", AwsRefused),
     ],
 )
@@ -155,3 +158,78 @@ def test_a_clock_that_is_wrong_is_said(
     }
     error = exceptions.ClientError(cast("Any", response), "SendCommand")
     assert said in refusal_of_the_way(error).message
+
+
+def answer(code: str, status: int) -> exceptions.ClientError:
+    response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return exceptions.ClientError(cast("Any", response), "SendCommand")
+
+
+HEALS: list[Exception] = [
+    exceptions.EndpointConnectionError(endpoint_url="https://ssm.us-east-1.amazonaws.com"),
+    exceptions.ConnectTimeoutError(endpoint_url="https://ssm.us-east-1.amazonaws.com"),
+    exceptions.ReadTimeoutError(endpoint_url="https://ssm.us-east-1.amazonaws.com"),
+    exceptions.ConnectionClosedError(endpoint_url="https://ssm.us-east-1.amazonaws.com"),
+    exceptions.ProxyConnectionError(proxy_url="http://proxy:1"),
+    exceptions.SSLError(endpoint_url="https://ssm", error=OSError("handshake")),
+    exceptions.ResponseStreamingError(error="broken"),
+    exceptions.HTTPClientError(error="odd"),
+    ResponseParserError("<html>"),
+    exceptions.CredentialRetrievalError(provider="process", error_msg="no"),
+    exceptions.MetadataRetrievalError(error_msg="no"),
+    exceptions.SSOTokenLoadError(error_msg="no"),
+    exceptions.TokenRetrievalError(provider="sso", error_msg="no"),
+    exceptions.UnauthorizedSSOTokenError(),
+    *(answer("InternalError", status) for status in (500, 502, 503, 504)),
+    answer("503", 503),
+    answer("Unavailable", 503),
+    answer("429", 429),
+    answer("RequestTimeout", 400),
+    *(answer(code, 400) for code in sorted(THROTTLED)),
+]
+LASTS: list[Exception] = [
+    *(answer(code, 403) for code in sorted({*DENIED, *ENDED_KEYS, "SignatureDoesNotMatch"})),
+    answer("UnrecognizedClientException", 400),
+    answer("InsufficientInstanceCapacity", 500),
+    answer("InsufficientHostCapacity", 500),
+    answer("NotImplemented", 501),
+    answer("InvalidInstanceId", 400),
+    answer("InvocationDoesNotExist", 400),
+    exceptions.NoCredentialsError(),
+    exceptions.PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
+    exceptions.ProfileNotFound(profile="nope"),
+    exceptions.NoRegionError(),
+    exceptions.ParamValidationError(report="no"),
+    exceptions.EndpointConnectionError(endpoint_url="https://ssm.us-west-9.amazonaws.com"),
+]
+
+
+@pytest.mark.parametrize("error", HEALS, ids=repr)
+def test_what_heals_is_repeated_and_then_called_an_outage(error: Exception) -> None:
+    assert fault_of(error, REGION).why
+    assert isinstance(refusal_of_the_way(error), Outage)
+
+
+@pytest.mark.parametrize("error", LASTS, ids=repr)
+def test_what_cannot_heal_ends_at_once(error: Exception) -> None:
+    region = "us-west-9" if "west-9" in str(error) else REGION
+    assert not fault_of(error, region).why
+    assert not isinstance(refusal_of_the_way(error, region), Outage)
+
+
+def test_the_reason_is_the_innermost_one_that_has_words() -> None:
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "x")
+    no_host = socket.gaierror(-2, "Name or service not known")
+    url = "https://ssm.us-east-1.amazonaws.com"
+    for cause, said in ((refused, "connection refused"), (no_host, "no such host name: Name or")):
+        inner = RuntimeError("urllib3's")
+        inner.__cause__ = cause
+        error = exceptions.EndpointConnectionError(endpoint_url=url, error=inner)
+        assert fault_of(error, REGION).why.startswith(said)
+
+
+def test_a_certificate_that_is_refused_is_waited_for_only_where_one_was_good_before() -> None:
+    error = exceptions.SSLError(
+        endpoint_url="https://x", error=OSError("CERTIFICATE_VERIFY_FAILED")
+    )
+    assert fault_of(error, REGION).unproven_s == 0

@@ -40,7 +40,7 @@ def stub(client: SSMClient) -> Iterator[Stubber]:
 def send(client: SSMClient, ids: list[str], comment: str = "start j1", deliver_s: int = 60) -> str:
     return Ssm(client, REGION).send(
         instance_ids=ids,
-        script="true",
+        script=lambda: "true",
         comment=comment,
         deliver_timeout_s=deliver_s,
         execution_timeout_s=1,

@@ -151,12 +151,6 @@ class Cloud:
             )
         return sent
 
-    def throttled_s(self) -> float:
-        return 0.0
-
-    def pause_s(self) -> float:
-        return 2.0
-
     def poll(self, flight: Flight, *, flights: int = 1) -> list[Reply]:
         assert flights > 0
         ready = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING
 
 import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
 from poormanray.aws.refusals import ENDED_KEYS
 
@@ -24,7 +24,8 @@ class RenewedCredentials:
     """Credentials that all clients of a command share; a call that finds them ended renews them.
 
     botocore itself renews only those that tell when they end. A file that a login tool rewrites,
-    or a process that tells no end, is read again here. Safe to share by threads.
+    or a process that tells no end, is read again here. Safe to share by threads. `problem` is why
+    they could not be read the last time, "" if they could.
     """
 
     def __init__(self, load: Callable[[], Credentials | None]) -> None:
@@ -32,12 +33,13 @@ class RenewedCredentials:
         self._lock = threading.Lock()
         self._loaded: Credentials | None = None
         self._keys: ReadOnlyCredentials | None = None
+        self.problem = ""
 
     def load_credentials(self) -> RenewedCredentials | None:
         """Return itself, or None where the settings name no credentials."""
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                self._loaded = self._read()
         return self if self._loaded else None
 
     def attach(self, session: botocore.session.Session) -> None:
@@ -96,14 +98,26 @@ class RenewedCredentials:
         if self._keys != ended:
             return True  # another thread has found them
         try:
-            loaded = self._load()
+            loaded = self._read()
             keys = loaded.get_frozen_credentials() if loaded else None
-        except (BotoCoreError, ClientError):
+        except (BotoCoreError, ClientError) as error:
+            self.problem = str(error)
             return False  # the refusal itself is told
         if loaded is None or keys is None or keys == ended:
             return False
         self._loaded, self._keys = loaded, keys
         return True
+
+    def _read(self) -> Credentials | None:
+        """Read the credentials from where the settings say; `problem` is why that failed last."""
+        try:
+            loaded = self._load()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # What a program prints is read by botocore as it is.
+            self.problem = str(error)
+            raise CredentialRetrievalError(provider="settings", error_msg=error) from error
+        self.problem = ""
+        return loaded
 
 
 def user_credentials(profile: str | None) -> RenewedCredentials:

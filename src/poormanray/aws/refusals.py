@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import functools
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +20,18 @@ from poormanray.errors import (
     InvalidInstances,
     NoAnswer,
     NoCapacity,
+    Outage,
     ProfileUnseen,
     Throttled,
 )
+from poormanray.waiting import Fault
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
 
 _LONGEST_MESSAGE = 300
+# How far causes of errors are followed: botocore, urllib3 and the socket are four.
+_DEEPEST_CAUSE = 8
 
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -80,6 +88,21 @@ _CREDENTIALS = {
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
+# Errors of what supplies credentials: a process, a login's cache, a metadata service.
+_SUPPLY = {
+    "CredentialRetrievalError",
+    "MetadataRetrievalError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+}
+# A source of credentials that fails before the first answer of AWS is given up on this soon.
+_SUPPLY_UNPROVEN_S = 10.0
+# Source: botocore/retries/standard.py, codes of errors that pass whatever their HTTP status.
+_TRANSIENT = {"RequestTimeout", "RequestTimeoutException"}
+_SERVER_ERROR, _TOO_MANY = 500, 429
+# HTTP statuses from 500 on that the same request always gets.
+_LASTING_STATUSES = {501, 505}
 CREDENTIALS_HINT = (
     "aws sts get-caller-identity must work: log in, set AWS_PROFILE or --profile, "
     "or try without AWS: --local"
@@ -128,11 +151,89 @@ def translated(service: str, region: str) -> Iterator[None]:
     except BotoCoreError as error:
         raise _of_the_way(error, service, region) from error
     except ResponseParserError as error:
-        raise AwsRefused(
+        raise Outage(
             f"what answers as {service} in {region} does not speak AWS's language",
             "check the proxy and AWS_ENDPOINT_URL",
             code="ResponseParserError",
         ) from error
+
+
+def fault_of(error: Exception, region: str) -> Fault:
+    """Judge an error of a call: whether it passes by itself, and why it came, in a few words."""
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, exceptions.ClientError):
+        return _fault_of_answer(error)
+    if isinstance(error, ResponseParserError):
+        return Fault(f"a reply that is not AWS's: {_short(str(error))}")
+    if type(error).__name__ in _SUPPLY:
+        return supply_fault(str(error))
+    if not isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        return Fault()
+    if not _custom_endpoint(error) and region not in _regions():
+        return Fault()
+    words = _way_words(error)
+    return Fault(words, unproven_s=0.0) if "CERTIFICATE_VERIFY" in words else Fault(words)
+
+
+def supply_fault(problem: str) -> Fault:
+    """Return the fault of a source of credentials that fails; none where there is no problem."""
+    if not problem:
+        return Fault(answered=True)
+    return Fault(f"no credentials: {_short(problem)}", unproven_s=_SUPPLY_UNPROVEN_S)
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of an error that is an answer of AWS, "" for any other."""
+    from botocore.exceptions import ClientError
+
+    return error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+
+
+def _fault_of_answer(error: ClientError) -> Fault:
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in THROTTLED or status == _TOO_MANY:
+        return Fault(code, throttled=True)
+    # EC2 reports a lack of capacity with status 500.
+    failing = status >= _SERVER_ERROR and status not in _LASTING_STATUSES
+    if (failing and not code.startswith("Insufficient")) or code in _TRANSIENT:
+        return Fault(f"HTTP {status}" if code == str(status) else f"HTTP {status} {code}")
+    return Fault(answered=True)
+
+
+def _way_words(error: BaseException) -> str:
+    """Return why a request got no answer: the innermost cause that has words of its own."""
+    kind = type(error).__name__
+    words = {
+        "ConnectTimeoutError": "connect timeout",
+        "ReadTimeoutError": "read timeout",
+        "ConnectionClosedError": "connection closed",
+    }.get(kind, "")
+    if words:
+        return words
+    cause: BaseException | None = error
+    for _ in range(_DEEPEST_CAUSE):
+        if cause is None:
+            break
+        if isinstance(cause, socket.gaierror):
+            return f"no such host name: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.errno and cause.errno in errno.errorcode:
+            return os.strerror(cause.errno).lower()
+        cause = _cause(cause)
+    via = "proxy: " if kind == "ProxyConnectionError" else ""
+    return via + _short(str(error))
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return what an error of botocore or urllib3 came from: each keeps it elsewhere."""
+    kept = getattr(error, "kwargs", {})
+    inner = kept.get("error") if isinstance(kept, dict) else None
+    for one in (inner, getattr(error, "reason", None), error.__cause__, error.__context__):
+        if isinstance(one, BaseException) and one is not error:
+            return one
+    return None
 
 
 def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
@@ -157,6 +258,12 @@ def _of_service(error: ClientError, service: str, region: str) -> AwsRefused:
         )
     if code == "InvalidInstanceId" and error.operation_name == "SendCommand":
         return InvalidInstances(message, "pmr list shows whose agent is online", code=code)
+    if fault_of(error, region).why:
+        return Outage(
+            f"{service} in {region} fails: {error.operation_name}: {code}: {message}",
+            "repeat the command in some minutes; https://health.aws.amazon.com shows outages",
+            code=code,
+        )
     kind = _kind(code, message)
     return kind(f"{action} in {region}: {code}: {message}", _HINTS.get(code, ""), code=code)
 
@@ -214,6 +321,8 @@ def _of_the_way(error: BotoCoreError, service: str, region: str) -> AwsRefused:
     message = _short(str(error))
     if isinstance(error, exceptions.ProfileNotFound):
         return AwsRefused(message, "aws configure list-profiles shows the profiles", code=kind)
+    if kind in _SUPPLY:
+        return Outage(f"no AWS credentials to use: {message}", CREDENTIALS_HINT, code=kind)
     if kind in _CREDENTIALS:
         return AwsRefused(f"no AWS credentials to use: {message}", CREDENTIALS_HINT, code=kind)
     if isinstance(error, exceptions.NoRegionError | exceptions.InvalidRegionError):
@@ -245,6 +354,7 @@ def _custom_endpoint(error: BotoCoreError) -> bool:
     return bool(url) and ".amazonaws.com" not in url and ".api.aws" not in url
 
 
+@functools.cache
 def _regions() -> list[str]:
     import botocore.session
 

@@ -5,28 +5,33 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from poormanray import __version__
-from poormanray.aws.refusals import translated
-from poormanray.waiting import Clock
+from poormanray.aws.refusals import ENDED_KEYS, code_of, fault_of, supply_fault, translated
+from poormanray.waiting import Clock, Fault, Outages
 
 if TYPE_CHECKING:
     import boto3
     from botocore.config import Config
     from mypy_boto3_s3 import S3Client
 
+    from poormanray.aws.credentials import RenewedCredentials
     from poormanray.aws.ec2 import Ec2
     from poormanray.aws.iam import Iam
     from poormanray.aws.s3 import S3
     from poormanray.aws.ssm import Ssm
 
+T = TypeVar("T")
 FALLBACK_REGION = "us-east-1"
-# botocore's standard mode: tries in all, with back-off, of throttled, failed or lost calls.
-_TRIES = 6
+# botocore's standard mode: tries in all, with back-off, of throttled, failed or lost calls. They
+# take some 2 s where a call fails at once; then the policy of `waiting.Outages` takes over.
+_TRIES = 3
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
+_SSM_READ_TIMEOUT_S = 20
 _CONNECTIONS = 32
 
 
@@ -51,6 +56,12 @@ class Aws:
         self._lock = threading.RLock()
         self.endpoint = endpoint
         self.clock = Clock(scale=endpoint.time_scale if endpoint else 1.0)
+        self._credentials: RenewedCredentials | None = None
+
+    @functools.cached_property
+    def outages(self) -> Outages:
+        """Return what repeats the calls of this command that an outage has failed."""
+        return Outages(self.clock)
 
     @functools.cached_property
     def region(self) -> str:
@@ -97,31 +108,41 @@ class Aws:
         from poormanray.aws.ec2 import Ec2
         from poormanray.aws.paced import Paced
 
-        with translated("ec2", self._region_or_word):
-            client = self._session.client(
+        client = self._made(
+            "ec2",
+            lambda: self._session.client(
                 "ec2", region_name=self.region, endpoint_url=self._url, config=self._config
-            )
+            ),
+        )
         Paced(self.clock).attach(client.meta.events, "ec2.DescribeInstances")
         return Ec2(client, self.region)
 
     @functools.cached_property
     def _ssm(self) -> Ssm:
+        from botocore.config import Config
+
         from poormanray.aws.ssm import Ssm
 
-        with translated("ssm", self._region_or_word):
-            client = self._session.client(
-                "ssm", region_name=self.region, endpoint_url=self._url, config=self._config
-            )
-        return Ssm(client, self.region, self.clock)
+        # Its answers are small and soon there; one that is lost is to be asked for again soon.
+        config = self._config.merge(Config(read_timeout=_SSM_READ_TIMEOUT_S))
+        client = self._made(
+            "ssm",
+            lambda: self._session.client(
+                "ssm", region_name=self.region, endpoint_url=self._url, config=config
+            ),
+        )
+        return Ssm(client, self.region, self.clock, repeated=self._repeated)
 
     @functools.cached_property
     def _iam(self) -> Iam:
         from poormanray.aws.iam import Iam
 
-        with translated("iam", self._region_or_word):
-            client = self._session.client(
+        client = self._made(
+            "iam",
+            lambda: self._session.client(
                 "iam", region_name=self.region, endpoint_url=self._url, config=self._config
-            )
+            ),
+        )
         return Iam(client, self.region, self.partition)
 
     @functools.cached_property
@@ -144,15 +165,37 @@ class Aws:
         )
 
         def client_in(region: str) -> S3Client:
-            with translated("s3", self._region_or_word):
-                return self._session.client(
+            return self._made(
+                "s3",
+                lambda: self._session.client(
                     "s3",
                     region_name=region,
                     endpoint_url=self._url,
                     config=self._config.merge(own),
-                )
+                ),
+            )
 
         return S3(client_in, self.region)
+
+    def _made(self, service: str, make: Callable[[], T]) -> T:
+        """Return a new client: that reads the credentials, whose source may fail for a moment."""
+        from poormanray.aws.outlasting import label
+
+        with translated(service, self._region_or_word):
+            return self.outages.call(label(service), make, self._judge, proves=False)
+
+    def _repeated(self, service: str, call: Callable[[], T]) -> T:
+        """Return what a call brings that must be made anew each time that an outage fails it."""
+        from poormanray.aws.outlasting import label
+
+        return self.outages.call(label(service), call, self._judge)
+
+    def _judge(self, error: Exception) -> Fault:
+        fault = fault_of(error, self.region)
+        if self._credentials is None or fault.why or code_of(error) not in ENDED_KEYS:
+            return fault
+        # They have ended, and what supplies new ones fails: that may pass.
+        return supply_fault(self._credentials.problem)
 
     @property
     def _url(self) -> str | None:
@@ -164,10 +207,21 @@ class Aws:
 
     @functools.cached_property
     def _session(self) -> boto3.Session:
+        from poormanray.aws.outlasting import Outlasting
+
+        session = self._plain_session()
+        Outlasting(self.outages, self._judge).attach(session.events)
+        return session
+
+    def _plain_session(self) -> boto3.Session:
+        from poormanray.aws.credentials import user_credentials
+
         with translated("aws", self._region_or_word):
             if self.endpoint:
-                return _sealed_session(self.endpoint, self._wanted_region or FALLBACK_REGION)
-            return _users_session(self._profile)
+                region = self._wanted_region or FALLBACK_REGION
+                return _sealed_session(self.endpoint, region)
+            self._credentials = user_credentials(self._profile)
+            return _users_session(self._profile, self._credentials)
 
     @functools.cached_property
     def _config(self) -> Config:
@@ -187,15 +241,13 @@ class Aws:
         )
 
 
-def _users_session(profile: str | None) -> boto3.Session:
+def _users_session(profile: str | None, credentials: RenewedCredentials) -> boto3.Session:
     """Return a session of the user's settings, whose clients outlive the credentials of now."""
     import boto3
     import botocore.session
 
-    from poormanray.aws.credentials import user_credentials
-
     session = botocore.session.get_session()
-    user_credentials(profile).attach(session)
+    credentials.attach(session)
     return boto3.Session(botocore_session=session, profile_name=profile)
 
 

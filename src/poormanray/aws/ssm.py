@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from poormanray.aws.paced import Paced
 from poormanray.aws.refusals import translated
-from poormanray.errors import AwsRefused, Throttled
+from poormanray.errors import AwsRefused, Outage
 from poormanray.model import Agent, Invocation, InvocationStatus, chunks
 from poormanray.waiting import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
-    from mypy_boto3_ssm.type_defs import CommandInvocationTypeDef
+    from mypy_boto3_ssm.type_defs import CommandInvocationTypeDef, SendCommandResultTypeDef
 
+T = TypeVar("T")
 DOCUMENT = "AWS-RunShellScript"
 # SSM model: SendCommandRequest.InstanceIds, and the page of DescribeInstanceInformation.
 MAX_IDS = 50
@@ -50,12 +51,31 @@ _UNDELIVERED = {
 }
 
 
+class Repeated(Protocol):
+    """Makes a call of a service, again and again while an outage fails it."""
+
+    def __call__(self, service: str, call: Callable[[], T], /) -> T:
+        """Return what the call brings."""
+
+
+def _at_once(_service: str, call: Callable[[], T]) -> T:
+    return call()
+
+
 class Ssm:
     """Run Command, as far as we use it. Safe to share by threads."""
 
-    def __init__(self, client: SSMClient, region: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        client: SSMClient,
+        region: str,
+        clock: Clock | None = None,
+        *,
+        repeated: Repeated = _at_once,
+    ) -> None:
         clock = clock or Clock()
         self._client = client
+        self._repeated = repeated
         self._region = region
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
@@ -72,7 +92,7 @@ class Ssm:
         self,
         *,
         instance_ids: Sequence[str],
-        script: str,
+        script: Callable[[], str],
         comment: str,
         deliver_timeout_s: int,
         execution_timeout_s: int,
@@ -80,7 +100,8 @@ class Ssm:
         """Send one script to at most 50 instances, and return the id of the command.
 
         Times are cut to what the service takes: delivery 30 to 2,592,000 s, execution 5 to
-        172,800 s.
+        172,800 s. Each time that an outage fails the call, the script is made anew: it holds the
+        time until which it may start.
 
         Raises:
             InvalidInstances: at least one is not a managed instance; nothing was sent.
@@ -89,17 +110,24 @@ class Ssm:
         if not 0 < len(instance_ids) <= MAX_IDS:
             raise ValueError(f"a send is for 1 to {MAX_IDS} instances, not {len(instance_ids)}")
         execution_s = min(max(execution_timeout_s, MIN_EXECUTION_S), MAX_EXECUTION_S)
-        with translated("ssm", self._region):
-            answer = self._client.send_command(
+
+        def send() -> SendCommandResultTypeDef:
+            return self._client.send_command(
                 InstanceIds=list(instance_ids),
                 DocumentName=DOCUMENT,
                 Comment=" ".join(comment.split())[:MAX_COMMENT],
                 TimeoutSeconds=min(max(deliver_timeout_s, MIN_DELIVERY_S), MAX_DELIVERY_S),
-                Parameters={"commands": [script], "executionTimeout": [str(execution_s)]},
+                Parameters={
+                    "commands": [script()],
+                    "executionTimeout": [str(execution_s)],
+                },
                 # The defaults are traps: 50 at a time, and a stop at the first failure.
                 MaxConcurrency="100%",
                 MaxErrors="100%",
             )
+
+        with translated("ssm", self._region):
+            answer = self._repeated("ssm", send)
         return answer["Command"].get("CommandId", "")
 
     def invocations(self, command_id: str) -> list[Invocation]:
@@ -146,12 +174,12 @@ class Ssm:
         A command that was dropped as one too many has no invocations, and says so only here.
 
         Raises:
-            Throttled: too many calls.
+            Outage: it does not answer now.
         """
         try:
             with translated("ssm", self._region):
                 found = self._client.list_commands(CommandId=command_id)["Commands"]
-        except Throttled:
+        except Outage:
             raise
         except AwsRefused:
             return ""

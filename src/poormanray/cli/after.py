@@ -26,7 +26,7 @@ from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.listing import Known, find
 from poormanray.jobs.moving import BACK_OFF_S, LONGEST_BACK_OFF_S
 from poormanray.jobs.outcome import Outcome, outcomes, unclaimed, verdict
-from poormanray.jobs.track import HostProblem, Looked, Slowed, TaskChanged, Track, Wanted
+from poormanray.jobs.track import HostProblem, Looked, TaskChanged, Track, Wanted
 from poormanray.ledger import TaskState, TaskStatus, ended_counts
 from poormanray.manifest import JobSummary
 from poormanray.model import InstanceState, Selection
@@ -167,7 +167,7 @@ class _Awaited:
             if isinstance(happening, TaskChanged):
                 task = happening.status.task
                 (self.done.add if happening.status.state.ended else self.done.discard)(task)
-            elif isinstance(happening, HostProblem | Slowed):
+            elif isinstance(happening, HostProblem):
                 watcher.show(happening)
             elif live and isinstance(happening, Looked) and not out.json:
                 count = f"{len(self.done)}/{summary.task_count}"

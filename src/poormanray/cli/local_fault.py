@@ -17,10 +17,14 @@ KINDS = {
     "throttle": "refused: too many requests",
     "5xx": "refused: the service fails",
     "no-capacity": "RunInstances and StartInstances find no capacity",
+    "proxy-page": "answered by a proxy: an HTML page, status 503",
+    "proxy-ok": "answered by a proxy: an HTML page, status 200",
+    "proxy-empty": "answered by a proxy: no content, status 200",
     "lost-request": "the connection is closed before anything is done",
     "lost-response": "it is done, then the connection is closed",
     "slow": "answered SECONDS late",
     "clock-skew": "the Date of answers is SECONDS ahead (or behind: --seconds=-90)",
+    "port-closed": "every connection is refused for SECONDS",
     "sessions-end": "every session that STS has issued is over",
     "agent-stop": "its agent stops, and starts again after SECONDS",
     "agent-start": "its agent starts again",
@@ -95,6 +99,8 @@ def add(kind: str, json: bool, **words: object) -> None:  # noqa: FBT001 (a flag
         out.line(f"{said['id']}: {kind} (seed {said['seed']})")
     if "sessions" in said:
         out.line(f"{kind}: {said['sessions']} sessions")
+    if kind == "port-closed":
+        out.line(f"{kind}: for {said['seconds']:g} s")
     for instance_id, count in said.get("instances", {}).items():
         out.line(f"{kind}: {instance_id}{'' if count else ' (nothing there to strike)'}")
 

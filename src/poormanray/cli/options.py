@@ -110,7 +110,9 @@ class App:
 
             endpoint = local_endpoint()
             self.out.note(f"local cloud at {endpoint.url.partition('//')[2].rstrip('/')}")
-        return Aws(region=self._region, profile=self._profile, endpoint=endpoint)
+        aws = Aws(region=self._region, profile=self._profile, endpoint=endpoint)
+        aws.outages.report = self.out.outage
+        return aws
 
     def command_line(self, *words: object) -> str:
         """Return `pmr WORDS` for a shell, for the same cloud as this command: the next to type."""

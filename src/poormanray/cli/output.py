@@ -21,6 +21,8 @@ from poormanray.errors import PmrError, UsageProblem
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from poormanray.waiting import OutageReport
+
 # Tags and logs come from elsewhere; none of these may reach a terminal: it would obey them, or
 # show what follows in another order. Lone surrogates stand for bytes of names that are not UTF-8:
 # no stream can encode them.
@@ -114,6 +116,9 @@ class Output:
         self._progress = ""
         self._page: io.StringIO | None = None
         self._lock = threading.RLock()
+        # Events that belong between others, until it is clear that there are any.
+        self._held: list[Mapping[str, object]] = []
+        self._streams = False
 
     def note(self, text: str) -> None:
         """Say one line to the person, on stderr, in both modes."""
@@ -155,8 +160,41 @@ class Output:
 
     def event(self, event: Mapping[str, object]) -> None:
         """Write one line of JSON Lines on stdout, in JSON mode only (see `json_pieces`)."""
-        if self.json:
+        if not self.json:
+            return
+        with self._lock:
+            self._streams = True
+            for held in self._held:
+                self._write(held)
+            self._held.clear()
             self._write(event)
+
+    def outage(self, report: OutageReport) -> None:
+        """Show that a service does not answer, or answers again: a note, and an event if fitting.
+
+        A command whose JSON is one document has no place for events.
+        """
+        service, lasted = report.service, f"{report.seconds:.0f} s"
+        if report.throttled:
+            begun = (
+                f"AWS has throttled calls to {service} for {lasted} ({report.why}), still trying"
+            )
+            over = f"AWS throttles calls to {service} no more, after {lasted}"
+        else:
+            begun = f"no answer from {service} for {lasted} ({report.why}), still trying"
+            over = f"{service} answers again, after {lasted}"
+        self.note(over if report.over else begun)
+        event = {
+            "event": "outage",
+            "service": service.lower(),
+            "over": report.over,
+            "seconds": round(report.seconds, 3),
+            "why": report.why,
+        }
+        with self._lock:
+            self._held.append(event)
+            if self._streams:
+                self.event(self._held.pop())
 
     def document(self, value: object) -> None:
         """Write the one JSON document of a command on stdout, in JSON mode only (`json_pieces`)."""
@@ -216,7 +254,7 @@ class Output:
     def failure(self, error: PmrError) -> None:
         """Report an error: what and what next on stderr, or one JSON object on stdout."""
         if self.json:
-            self.event(
+            self._write(
                 {
                     "error": {
                         "kind": type(error).__name__,

@@ -23,7 +23,6 @@ from poormanray.jobs.track import (
     LogGap,
     LogText,
     Responsive,
-    Slowed,
     TaskChanged,
     Track,
     Unresponsive,
@@ -101,11 +100,6 @@ class Watcher:
                 self._again(happening)
             case Halted():
                 self._halted(happening)
-            case Slowed():
-                self.out.note(
-                    f"for {readable_s(happening.seconds)} AWS has throttled every call to SSM "
-                    "(others use the account too); the job goes on, and watching it as well"
-                )
             case Backlog():
                 self.out.note(
                     f"{readable_bytes(happening.size_bytes)} of logs to read: "

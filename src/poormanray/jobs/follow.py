@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer
-from poormanray.errors import PmrError
+from poormanray.errors import Outage, PmrError
 from poormanray.jobs.cadence import Cadence
 from poormanray.jobs.logs import Piece
 from poormanray.jobs.looks import (
@@ -101,7 +101,6 @@ class Follower:
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._patience = Patience(LANES)
-        self._quiet_until_s = 0.0
         self._lost_after_s = lost_after_s
         if turns and turns.reassign:
             self._lost_after_s = min(lost_after_s or REASSIGN_S, REASSIGN_S)
@@ -116,7 +115,16 @@ class Follower:
     # --- the loop ------------------------------------------------------------------------------
 
     def run(self) -> Iterator[Happening]:
-        """Yield what happens until there is nothing more to wait for."""
+        """Yield what happens until there is nothing more to wait for, or until the timeout."""
+        try:
+            with self._clock.until(self._until_s):
+                yield from self._follow()
+        except Outage:
+            if self._clock.now_s() < self._until_s:
+                raise
+            self.gave_up_waiting = True
+
+    def _follow(self) -> Iterator[Happening]:
         yield from self._begin_silent()
         for key in [key for key in self._told if key in self.tracks]:
             yield from self._take(Reply(key, self._told[key]), "look", [])
@@ -128,8 +136,6 @@ class Follower:
             if self._flights:
                 yield from self._look_once()
                 yield from self._check_silence()
-            elif (quiet_s := self._quiet_until_s - self._clock.now_s()) > 0:
-                self._clock.sleep(quiet_s)
             elif not (due_s := self._due_times_s()):
                 self._say_last()
                 return
@@ -158,8 +164,6 @@ class Follower:
 
     def _send_what_is_due(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
-        if now_s < self._quiet_until_s:
-            return
         self._cadence = self._fitting_cadence()
         needing = [track for track in self.tracks.values() if needs_look(track, self._wanted)]
         due = [track for track in needing if track.due_at_s <= now_s]
@@ -210,7 +214,6 @@ class Follower:
         if order:
             sent = self._remote.send(order, list(order.rows))
             self._flights += [(flight, "queue", {}) for flight in sent.flights]
-            self._hush(bool(sent.postponed))
             for reply in sent.refused:
                 yield from self._take_moved(reply)
 
@@ -224,18 +227,8 @@ class Follower:
             track.started = True
         sent = self._remote.send(order, [track.host.instance_id for track in tracks])
         self._flights += [(flight, kind, {}) for flight in sent.flights]
-        for key in sent.postponed:
-            track = self.tracks[key]
-            track.looking = False
-            track.started = kind != "start"
-            self._mirrors.heard(Reply(key, None))
-        self._hush(bool(sent.postponed))
         for reply in sent.refused:
             yield from self._take(reply, kind, [])
-
-    def _hush(self, throttled: bool) -> None:  # noqa: FBT001 (its one fact)
-        if throttled:
-            self._quiet_until_s = self._clock.now_s() + self._remote.pause_s()
 
     def _look_once(self) -> Iterator[Happening]:
         soonest_s = min(flight.next_poll_s for flight, _, _ in self._flights)
@@ -243,7 +236,7 @@ class Follower:
             t.due_at_s for t in self.tracks.values() if needs_look(t, self._wanted) and t.started
         ]
         now_s = self._clock.now_s()
-        send_s = max(min(due_s) + self._cadence.gather_s, self._quiet_until_s) if due_s else None
+        send_s = min(due_s) + self._cadence.gather_s if due_s else None
         if send_s is not None and send_s < soonest_s:
             self._clock.sleep(max(0.02, send_s - now_s))
             return
@@ -261,7 +254,6 @@ class Follower:
                     yield from self._take_moved(reply)
                 else:
                     yield from self._take(reply, kind, asked.get(reply.instance_id, []))
-        yield from self._patience.throttling(self._remote.throttled_s())
         yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
 
@@ -304,10 +296,6 @@ class Follower:
                 self.tracks[key].lanes += 1
             sent = self._remote.send(order, ids[at : at + CHUNK])
             self._flights += [(flight, "bulk", asked) for flight in sent.flights]
-            for key in sent.postponed:
-                self.tracks[key].lanes -= 1
-                self.tracks[key].put_back(asked[key])
-            self._hush(bool(sent.postponed))
             for reply in sent.refused:
                 yield from self._take(reply, "bulk", asked[reply.instance_id])
 

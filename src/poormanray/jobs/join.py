@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from poormanray import cluster
-from poormanray.errors import NotFound, Throttled
+from poormanray.errors import NotFound, Outage
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import CONTENT, ENV, MANIFEST, META, Known, read_files
 from poormanray.jobs.submit import Parcel, pack_sections, upload
@@ -64,7 +64,7 @@ class Joiner:
             )
             others = [one for one in running if one.instance_id not in there]
             ready = cluster.reachable(self.fleet.aws, others).ready if others else ()
-        except (NotFound, Throttled):
+        except (NotFound, Outage):
             return []  # it is asked again
         return [Host(one.host_index, one.instance_id, one.name, ()) for one in ready]
 

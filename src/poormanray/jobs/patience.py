@@ -1,15 +1,14 @@
-"""What a reader is told of long waits: logs that take their time, and a cloud that throttles."""
+"""What a reader is told of logs that take long to read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from poormanray.jobs.track import Backlog, Slowed, Track, backlog
+from poormanray.jobs.track import Backlog, Track, backlog
 
-# A reader is told of a wait that is longer than this, and of throttling that lasts so long.
+# A reader is told of a wait that is longer than this.
 LONG_READ_S = 20.0
-LONG_THROTTLING_S = 60.0
 
 
 @dataclass(slots=True)
@@ -19,7 +18,6 @@ class Patience:
     lanes: int
     round_trip_s: float = 0.0
     told_s: float = LONG_READ_S / 2
-    told_throttling: bool = False
 
     def reads(self, tracks: Iterable[Track]) -> Iterator[Backlog]:
         """Tell of logs that take long to read.
@@ -33,9 +31,3 @@ class Patience:
         if (seconds := round_trips * self.round_trip_s) > 2 * self.told_s:
             self.told_s = seconds
             yield Backlog(size, seconds)
-
-    def throttling(self, seconds: float) -> Iterator[Slowed]:
-        """Tell once that no call has got through for so long."""
-        if seconds > LONG_THROTTLING_S and not self.told_throttling:
-            self.told_throttling = True
-            yield Slowed(seconds)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poormanray.errors import Throttled
+from poormanray.errors import Outage
 from poormanray.jobs.track import Contact
 from poormanray.model import InstanceState
 
@@ -54,8 +54,10 @@ class Presence:
         if now_s - self._asked_s >= self._every_s:
             self._asked_s = now_s
             try:
-                self._seen = self._states(list(all_ids))
-            except Throttled:
+                # SSM may answer while EC2 does not: nothing waits for it here.
+                with self._clock.until(now_s):
+                    self._seen = self._states(list(all_ids))
+            except Outage:
                 return None  # it is asked again
             for key in all_ids:
                 if key in self._seen:

@@ -143,13 +143,6 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Slowed:
-    """AWS has let no call through for this long, because it throttles them; watching goes on."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Again:
     """Tasks that get another turn: the attempts (task, attempt) that follow, and why."""
 
@@ -206,7 +199,6 @@ Happening = (
     | Responsive
     | Interrupted
     | Backlog
-    | Slowed
 )
 
 

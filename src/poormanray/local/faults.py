@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from poormanray.local.refusals import Protocol, Refusal
+from poormanray.local.refusals import Answer, Protocol, Refusal
 
 # `slow` and `clock-skew` mean their seconds as a size; the others as how long they stay.
 SIZED_KINDS = ("slow", "clock-skew")
 REFUSING_KINDS = ("throttle", "5xx", "no-capacity")
-REQUEST_KINDS = (*REFUSING_KINDS, "lost-request", "lost-response", *SIZED_KINDS)
+PROXY_KINDS = ("proxy-page", "proxy-ok", "proxy-empty")
+REQUEST_KINDS = (*REFUSING_KINDS, *PROXY_KINDS, "lost-request", "lost-response", *SIZED_KINDS)
 # What EC2 can have no capacity for.
 _CAPACITY = frozenset({"ec2:RunInstances", "ec2:StartInstances", "ec2:CreateFleet"})
 
@@ -77,9 +78,10 @@ class Call:
 
 @dataclass(slots=True)
 class Effects:
-    """What happens to one request: refused or lost before or after it is done, slow, skewed."""
+    """What happens to one request: refused, answered by a proxy, lost, slow or skewed."""
 
     refused_as: str = ""
+    proxied_as: str = ""
     lost_request: bool = False
     lost_response: bool = False
     delay_s: float = 0.0
@@ -155,7 +157,7 @@ class Faults:
                     continue
                 one.struck += 1
                 _apply(one.rule, effects)
-                if effects.refused_as or effects.lost_request:
+                if effects.refused_as or effects.proxied_as or effects.lost_request:
                     break
         return effects
 
@@ -172,6 +174,14 @@ def refusal(kind: str, protocol: Protocol) -> Refusal:
     """Return the error of a refusing kind as a service of this protocol words it."""
     code, message, status = _ERRORS[kind][protocol]
     return Refusal(code, message, status=status)
+
+
+def proxy_answer(kind: str) -> Answer:
+    """Return what a proxy between client and service answers in its place."""
+    page = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body>busy</body></html>"
+    if kind == "proxy-empty":
+        return Answer(200, b"", "")
+    return Answer(200 if kind == "proxy-ok" else 503, page, "text/html")
 
 
 def _matches(rule: Rule, call: Call) -> bool:
@@ -192,5 +202,7 @@ def _apply(rule: Rule, effects: Effects) -> None:
             effects.delay_s += rule.seconds or 0.0
         case "clock-skew":
             effects.skew_s += rule.seconds or 0.0
+        case kind if kind in PROXY_KINDS:
+            effects.proxied_as = kind
         case kind:
             effects.refused_as = kind

@@ -22,7 +22,7 @@ from poormanray.local.cloud_describe import describe_instances
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import Moto
-from poormanray.local.faults import Call, Faults, refusal
+from poormanray.local.faults import Call, Faults, proxy_answer, refusal
 from poormanray.local.refusals import Answer, Refusal, json_answer, refusal_answer
 from poormanray.local.run_command import RunCommand
 from poormanray.local.sessions import OPERATIONS as SESSIONS
@@ -127,6 +127,8 @@ class Front:
         effects = self._faults.strike(Call(caller.service, operation, request.body))
         if effects.lost_request:
             return None
+        if effects.proxied_as:
+            return proxy_answer(effects.proxied_as)
         try:
             if effects.refused_as:
                 raise refusal(effects.refused_as, request.protocol)

@@ -49,3 +49,28 @@ def make_server(application: Callable[..., Any], listening: socket.socket) -> An
     )
     server.channel_class = _Channel
     return server
+
+
+def close_port(server: Any) -> None:  # noqa: ANN401 (waitress has no types)
+    """Refuse new connections, and cut those that there are, until `open_port`."""
+
+    def close() -> None:
+        server.accepting = False
+        server.del_channel()
+        server.socket.close()
+        for channel in list(server.active_channels.values()):
+            channel.handle_close()
+
+    # In the thread that polls the sockets.
+    server.trigger.pull_trigger(close)
+
+
+def open_port(server: Any, listening: socket.socket) -> None:  # noqa: ANN401 (waitress has no types)
+    """Take connections again, on a new listening socket."""
+
+    def reopen() -> None:
+        listening.settimeout(0.0)
+        server.set_socket(listening)
+        server.accept_connections()
+
+    server.trigger.pull_trigger(reopen)

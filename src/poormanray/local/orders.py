@@ -135,6 +135,7 @@ class Orders:
         sessions: Sessions,
         *,
         commands: Commands,
+        close_port: Callable[[float], None],
     ) -> None:
         self._rules = rules
         self._timers = timers
@@ -143,6 +144,7 @@ class Orders:
         self._machines = machines
         self._sessions = sessions
         self._commands = commands
+        self._close_port = close_port
         self._kinds: dict[str, Callable[[str, float | None], int]] = {
             "agent-stop": self._agent_stop,
             "agent-start": _always(agents.start_agent),
@@ -187,6 +189,8 @@ class Orders:
         order = _checked(asked)
         if order["kind"] == "sessions-end":
             return self._end_sessions(order)
+        if order["kind"] == "port-closed":
+            return self._refuse_connections(order)
         kind, named = order["kind"], order.get("instance", "")
         ids = self._instances.named(named) if named else []
         if named and not ids:
@@ -200,7 +204,7 @@ class Orders:
             return {"id": self._rules.add(rule), "kind": kind, "seed": seed}
         strike = self._kinds.get(kind)
         if strike is None:
-            known = ", ".join((*faults.REQUEST_KINDS, *self._kinds, "sessions-end"))
+            known = ", ".join((*faults.REQUEST_KINDS, *self._kinds, "sessions-end", "port-closed"))
             raise Refusal("ValidationError", f"{kind!r} is no kind of fault: {known}")
         measure = "free" if kind == "disk-full" else "seconds"
         wrong = sorted(order.keys() - {"kind", "instance", "count", "seed", measure})
@@ -217,6 +221,13 @@ class Orders:
             text = f"sessions-end happens at once and takes no {' or '.join(wrong)}"
             raise Refusal("ValidationError", text)
         return {"kind": "sessions-end", "seed": 0, "sessions": self._sessions.end_all()}
+
+    def _refuse_connections(self, order: Mapping[str, Any]) -> Mapping[str, object]:
+        if wrong := sorted(order.keys() - {"kind", "seconds", "seed"}):
+            text = f"port-closed happens at once and takes no {' or '.join(wrong)}"
+            raise Refusal("ValidationError", text)
+        self._close_port(order["seconds"])
+        return {"kind": "port-closed", "seed": 0, "seconds": order["seconds"]}
 
     def _agent_stop(self, instance_id: str, seconds: float | None) -> int:
         self._agents.stop_agent(instance_id)
@@ -298,7 +309,9 @@ def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
         order |= {name: make(order[name]) for name, make in _NUMBERS.items() if name in order}
     except (TypeError, ValueError) as problem:
         raise Refusal("ValidationError", f"not a number: {problem}") from None
-    sized, seconds = order["kind"] in faults.SIZED_KINDS, order.get("seconds")
+    # While the port is closed, no order can open it.
+    sized = order["kind"] in (*faults.SIZED_KINDS, "port-closed")
+    seconds = order.get("seconds")
     if sized and seconds is None:
         raise Refusal("ValidationError", f"{order['kind']} needs its seconds")
     if seconds is not None and seconds < 0 and order["kind"] != "clock-skew":

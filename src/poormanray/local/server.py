@@ -23,7 +23,7 @@ from poormanray.local.cloud_moto import ACCOUNT, Moto
 from poormanray.local.faults import Faults
 from poormanray.local.fleet import InstanceFleet
 from poormanray.local.front import Front, Services, StartResponse
-from poormanray.local.http_server import make_server
+from poormanray.local.http_server import close_port, make_server, open_port
 from poormanray.local.orders import Orders
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command import RunCommand
@@ -101,6 +101,7 @@ class Cloud:
             self._host,
             sessions,
             commands=self._run_command,
+            close_port=self._close_port,
         )
         launches.spot.noticed = self._instances.noticed
         services = Services(
@@ -131,7 +132,7 @@ class Cloud:
         """Answer requests until SIGTERM, SIGINT or the stop route; then end everything."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        server = make_server(self._application, self._socket)
+        server = self._server = make_server(self._application, self._socket)
         serving = threading.Thread(target=server.run, name="cloud-server", daemon=True)
         serving.start()
         while not self._stop.wait(3600):
@@ -160,6 +161,20 @@ class Cloud:
             self._timers.after(0.1 * self._settings.time_scale, self._stop.set)
             return {"stopping": True}
         raise Refusal("NotFound", f"no route {method} {route}", status=404)
+
+    def _close_port(self, seconds: float) -> None:
+        """Refuse all connections for some seconds, from a moment later on: this answer gets out."""
+        self._timers.after(0.1 * self._settings.time_scale, lambda: close_port(self._server))
+        self._timers.after(0.1 * self._settings.time_scale + seconds, self._open_port)
+
+    def _open_port(self) -> None:
+        try:
+            listening = socket.create_server(("127.0.0.1", self._port))
+        except OSError:
+            # A connection from before may still hold the port, or a stranger for a moment.
+            self._timers.after(0.1 * self._settings.time_scale, self._open_port)
+            return
+        open_port(self._server, listening)
 
     def _application(self, environ: dict[str, object], start: StartResponse) -> Iterable[bytes]:
         return self._front(environ, start)  # `reset` puts another one in its place

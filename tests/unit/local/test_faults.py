@@ -82,6 +82,9 @@ class Recorder:
         self.done.append(("end_all",))
         return 3
 
+    def close_port(self, seconds: float) -> None:
+        self.done.append(("close_port", seconds))
+
     def kill_runners(self, instance_id: str, *, screens: bool) -> int:
         self.done.append(("kill_runners", instance_id, screens))
         return 1
@@ -95,7 +98,16 @@ class Desk:
         self.rules = Faults(self.timers.now_s)
         self.world = Recorder()
         world = self.world
-        self.orders = Orders(self.rules, self.timers, world, world, world, world, commands=world)
+        self.orders = Orders(
+            self.rules,
+            self.timers,
+            world,
+            world,
+            world,
+            world,
+            commands=world,
+            close_port=world.close_port,
+        )
 
     def add(self, kind: str, **words: object) -> Any:  # noqa: ANN401 (a JSON document)
         return self.orders.answer("POST", "faults", {"kind": kind, **words})
@@ -226,7 +238,7 @@ def test_orders_that_make_no_sense(words: dict[str, object]) -> None:
 def test_faults_of_instances_happen_at_once() -> None:
     desk = Desk()
     for kind in KINDS:
-        if kind not in (*faults.REQUEST_KINDS, "sessions-end"):
+        if kind not in (*faults.REQUEST_KINDS, "sessions-end", "port-closed"):
             assert desk.add(kind, instance="i-1")["instances"].keys() == {"i-1"}
     one = "i-1"
     assert desk.world.done == [
@@ -292,7 +304,7 @@ def test_each_protocol_has_its_own_words() -> None:
 
 def test_the_command_knows_every_kind() -> None:
     desk = Desk()
-    for kind in KINDS.keys() - {"sessions-end"}:
+    for kind in KINDS.keys() - {"sessions-end", "port-closed"}:
         desk.add(kind, instance="i-1", **({} if kind == "disk-full" else {"seconds": 1}))
     assert set(faults.REQUEST_KINDS) <= KINDS.keys()
     with pytest.raises(Refusal) as caught:

@@ -1,0 +1,89 @@
+"""Outages of the cloud's services, of the way to them and of the credentials: work goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.conftest import Pmr, own_cloud
+from tests.cloud.test_run import events
+
+CLUSTER = "outage"
+# How long an outage lasts, and the whole job without it, in the cloud's seconds.
+OUTAGE_S = 12
+TASKS = 24
+OUTAGES = {
+    "port-closed": (),
+    "5xx": (),
+    "proxy-page": (),
+    "proxy-ok": (),
+    "proxy-empty": (),
+    "lost-request": (),
+    "lost-response": ("--operation", "ssm:*"),
+}
+SAID = r"no answer from (SSM|EC2) for (\d+) s \((.+)\), still trying"
+BACK = r"(SSM|EC2) answers again, after (\d+) s"
+
+
+@pytest.fixture(scope="module")
+def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
+    with own_cloud(tmp_path_factory.mktemp("home"), {"time_scale": 2}) as command:
+        command("create", "-n", CLUSTER, "-N", "3", timeout_s=120)
+        yield command
+
+
+def scripts(folder: Path, count: int, seconds: float) -> Path:
+    """Write tasks that each print a line for each time that they run; some fail at first."""
+    for number in range(count):
+        fails = "[ $PMR_TASK_ATTEMPT -gt 1 ] || exit 3" if number % 8 == 0 else ":"
+        (folder / f"{number:03}.sh").write_text(f"sleep {seconds}\n{fails}\n")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended that an outage struck."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def struck(pmr: Pmr, words: list[str], fault: tuple[str, ...], sign: bytes) -> Ended:
+    """Run a command, and order a fault as soon as it has printed a sign on stdout."""
+    with pmr.start(*words) as running:
+        assert running.stdout is not None
+        read = b""
+        while sign not in read:
+            # Past Python's buffer, which `communicate` would not read.
+            read += (data := os.read(running.stdout.fileno(), 1 << 16))
+            assert data, running.communicate()
+        pmr("local", "fault", "add", *fault)
+        out, err = running.communicate(timeout=110)
+    pmr("local", "fault", "clear")
+    return Ended(running.returncode, (read + out).decode(), err.decode())
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_a_map_with_retries_outlasts_it(pmr: Pmr, tmp_path: Path, kind: str) -> None:
+    folder = scripts(tmp_path, TASKS, 0.5)
+    fault = (kind, *OUTAGES[kind], "--seconds", str(OUTAGE_S))
+    words = ["map", "-n", CLUSTER, str(folder), "--retries", "2", "--json"]
+    ended = struck(pmr, words, fault, b'"SUCCEEDED"')
+    assert ended.code == 0, ended.stderr
+    happened = events(ended.stdout)
+    summary = happened[-1]
+    assert (summary["event"], summary["counts"]["SUCCEEDED"]) == ("summary", TASKS)
+    # No attempt was made twice, and no task more often than it had to.
+    attempts = {one["task"]: one["attempt"] for one in summary["tasks"]}
+    assert attempts == {n: 2 if n % 8 == 0 else 1 for n in range(TASKS)}
+    said = [one for one in happened if one["event"] == "outage" and one["service"] == "ssm"]
+    assert [one["over"] for one in said] == [False, True], ended.stderr
+    assert len(re.findall(SAID.replace("|EC2", ""), ended.stderr)) == 1
+    assert len(re.findall(BACK.replace("|EC2", ""), ended.stderr)) == 1
+    assert OUTAGE_S / 2 < said[1]["seconds"] < OUTAGE_S * 2.5
