@@ -130,7 +130,7 @@ def told(
     def make(one: Mistake) -> subprocess.CompletedProcess[str]:
         more = ["--json"] if as_json else []
         words = [one.words[0], *more, *one.words[1:]]
-        return pmr.with_env(**one.env)(*words, check=False, timeout_s=30)
+        return pmr.with_env(**one.env)(*words, check=False, timeout_s=100)
 
     with ThreadPoolExecutor(4) as pool:
         ended = pool.map(make, made.values())
