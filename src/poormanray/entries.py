@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 # Slurm's own default for arrays is 1,000; a ledger folds ten times a hundred thousand.
 MOST_TASKS = 1_000_000
@@ -15,7 +16,6 @@ MOST_TASKS = 1_000_000
 HIGHEST_ID = 999_999_999
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
 _AT_ONCE = re.compile(r"[1-9]\d{0,6}", re.ASCII)
-_PLACE = re.compile(r"\{(|\.|/|//|/\.|#)\}")
 _EXTENSION = re.compile(r"\.[^/.]+\Z")
 _HEADER = re.compile(rb"#PMR[ \t]+([a-z][a-z-]*)[ \t]+(.*?)[ \t]*")
 
@@ -101,26 +101,157 @@ def json_entries(data: bytes) -> list[str]:
     return entries
 
 
-def has_place(text: str) -> bool:
-    """Say whether a command says where its entry goes."""
-    return _PLACE.search(text) is not None
+def header(script: bytes) -> dict[str, str]:
+    """Return what a script says of itself: its lines `#PMR <word> <value>`, before any command.
+
+    Like Slurm's #SBATCH, they stand among the comments and empty lines at the top.
+    """
+    found: dict[str, str] = {}
+    for line in script.replace(b"\r\n", b"\n").split(b"\n"):
+        if line.strip() and not line.startswith(b"#"):
+            break
+        if words := _HEADER.fullmatch(line):
+            found[words[1].decode("ascii")] = words[2].decode("utf-8", "replace")
+    return found
 
 
-def fill(template: str, entry: str, number: int, quote: Callable[[str], str] = shlex.quote) -> str:
-    """Return a command with an entry in its places, as GNU parallel means them.
+# Placeholders. An entry is data: it reaches a command as the value of a variable and is never
+# text of the command. The command is read as bash reads it, as far as that takes to know in which
+# quotes each placeholder stands, and whether bash or another program would run what it becomes.
+
+PLACEHOLDERS = "{} {.} {/} {//} {/.} {#}"
+_FOREIGN = (
+    r"\{[+-]?[0-9]+(?:\.|/|//|/\.|#|%)?\}|\{[0-9]*(?:%|##)\}|\{[0-9]+#\}|\{=[^\n]*?=\}"
+    r"|\{/?\.{2,3}\}|\{\+(?:/|\.{1,3})\}|\{%[^{}%\s]+\}|\{/[^{}/,\s]+/[^{}/,\s]*\}"
+)
+TOKEN = re.compile(
+    r"\{(?P<go>\{\{\.\}\})\}"
+    r"|(?P<unclear>\{\{\.\}\})"
+    rf"|\{{(?P<literal>\{{(?:|/|//|/\.|#)\}}|{_FOREIGN})\}}"
+    rf"|(?<!\$)(?P<foreign>{_FOREIGN})"
+    r"|(?P<place>\{(?P<kind>|\.|/|//|/\.|#)\})"
+)
+ENTRY = "PMR_ENTRY"
+_STEM = 'case ${%(of)s##*.} in "$%(of)s" | "" | */*) ;; *) %(name)s=${%(of)s%%.*} ;; esac'
+_VARIABLE_AT_END = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*\Z")
+# By kind: the variable that has its value, and what sets it (in any POSIX shell).
+_VARIABLES = {
+    "": (ENTRY, ""),
+    ".": ("pmr_stem", f"pmr_stem=${ENTRY}; " + _STEM % {"of": ENTRY, "name": "pmr_stem"}),
+    "/": ("pmr_last", f"pmr_last=${{{ENTRY}##*/}}"),
+    "//": (
+        "pmr_folder",
+        f'pmr_folder=${{{ENTRY}%"${{{ENTRY}##*/}}"}}; '
+        'pmr_top=${pmr_folder%"${pmr_folder##*[!/]}"}; pmr_folder=${pmr_top:-${pmr_folder:-.}}',
+    ),
+    "/.": (
+        "pmr_name",
+        f"pmr_last=${{{ENTRY}##*/}}; pmr_name=$pmr_last; "
+        + _STEM % {"of": "pmr_last", "name": "pmr_name"},
+    ),
+    "#": ("pmr_number", "pmr_number=%s"),
+}
+
+
+class Quoting(Enum):
+    """What a placeholder stands in; `HERE` is an unquoted here-document."""
+
+    NONE = "NONE"
+    DOUBLE = "DOUBLE"
+    SINGLE = "SINGLE"
+    HERE = "HERE"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A placeholder of a command, by its kind: what stands between its braces."""
+
+    kind: str
+    quoting: Quoting
+
+    def variable(self) -> str:
+        """Return the text that bash replaces by the value, as one word or a part of one."""
+        name = f"${{{_VARIABLES[self.kind][0]}}}"
+        around = {Quoting.NONE: ('"', '"'), Quoting.SINGLE: ("'\"", "\"'")}
+        before, after = around.get(self.quoting, ("", ""))
+        return f"{before}{name}{after}"
+
+    @property
+    def breaks_quotes(self) -> bool:
+        """Say whether `""` before it changes nothing."""
+        return self.quoting in (Quoting.NONE, Quoting.DOUBLE)
+
+    def value(self, entry: str, number: int) -> str:
+        """Return the value itself, quoted so that it stands for the same bytes."""
+        value = part(self.kind, entry, number)
+        match self.quoting:
+            case Quoting.NONE:
+                return shlex.quote(value)
+            case Quoting.SINGLE:
+                return value.replace("'", "'\\''")
+            case Quoting.DOUBLE:
+                return re.sub(r'[\\$`"]', r"\\\g<0>", value)
+            case Quoting.HERE:
+                return re.sub(r"[\\$`]", r"\\\g<0>", value)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A command with placeholders; `words` say that it is one program with its arguments."""
+
+    parts: tuple[str | Place, ...]
+    words: bool = False
+
+    @property
+    def portable(self) -> bool:
+        """Say whether any POSIX shell can run its text."""
+        return self.words and not self._may_be_option
+
+    @property
+    def _may_be_option(self) -> bool:
+        first = self.parts[0]
+        return isinstance(first, Place) or first.startswith("-")
+
+    def longest_word(self, entry: str) -> int:
+        """Return how many bytes the longest argument of a program has for an entry."""
+        words, size = [0], 0
+        for one in self.parts:
+            size = 0 if one == " " else size + len(os.fsencode(_plain(one, entry)))
+            words.append(size)
+        return max(words)
+
+    def text(self, number: str) -> str:
+        """Return the command for all entries; `number` is what the shell has as the task's."""
+        kinds = sorted({one.kind for one in self.parts if isinstance(one, Place)})
+        first = [_VARIABLES[kind][1] for kind in kinds if kind]
+        lines = [line % number if line.endswith("=%s") else line for line in first]
+        body = "".join(one if isinstance(one, str) else one.variable() for one in self.parts)
+        start = "" if not self.words else "exec -- " if self._may_be_option else "exec "
+        return "".join(f"{line}\n" for line in lines) + start + body
+
+    def shown(self, entry: str, number: int) -> str:
+        """Return the command as it runs for one entry; `number` is from 0."""
+        text = ""
+        for one in self.parts:
+            if isinstance(one, Place):
+                # The value is no part of the name of a variable before it.
+                text += '""' if _VARIABLE_AT_END.search(text) and one.breaks_quotes else ""
+                text += one.value(entry, number)
+            else:
+                text += one
+        return text
+
+
+def _plain(one: str | Place, entry: str) -> str:
+    return part(one.kind, entry, 0) if isinstance(one, Place) else "".join(shlex.split(one))
+
+
+def part(kind: str, entry: str, number: int) -> str:
+    """Return what a placeholder stands for, as GNU parallel means it.
 
     `{}` is the entry, `{.}` without its extension, `{/}` its last part, `{//}` its folder, `{/.}`
-    its last part without extension, `{#}` the task's number from 1 (`number` is from 0). What
-    goes in is quoted by `quote`, so that it stays one word of the command.
+    its last part without extension, `{#}` the task's number from 1 (`number` is from 0).
     """
-
-    def put(place: re.Match[str]) -> str:
-        return quote(_part(place[1], entry, number))
-
-    return _PLACE.sub(put, template)
-
-
-def _part(kind: str, entry: str, number: int) -> str:
     match kind:
         case "":
             return entry
@@ -134,17 +265,3 @@ def _part(kind: str, entry: str, number: int) -> str:
             return posixpath.dirname(entry) or "."
         case _:
             return _EXTENSION.sub("", posixpath.basename(entry))
-
-
-def header(script: bytes) -> dict[str, str]:
-    """Return what a script says of itself: its lines `#PMR <word> <value>`, before any command.
-
-    Like Slurm's #SBATCH, they stand among the comments and empty lines at the top.
-    """
-    found: dict[str, str] = {}
-    for line in script.replace(b"\r\n", b"\n").split(b"\n"):
-        if line.strip() and not line.startswith(b"#"):
-            break
-        if words := _HEADER.fullmatch(line):
-            found[words[1].decode("ascii")] = words[2].decode("utf-8", "replace")
-    return found

@@ -51,6 +51,24 @@ def test_lines_words_and_json_arrive_as_they_are(pmr: Pmr, cluster: str, tmp_pat
     assert [told[0][0], told[1][0], told[2][0]] == ['{"a":[1,"ü"]}', "two\nlines\n", "3"]
 
 
+def test_an_entry_in_quotes_is_data(pmr: Pmr, cluster: str) -> None:
+    entries = [
+        *HOSTILE,
+        "$(touch /tmp/executed)",
+        "`touch /tmp/executed`",
+        '"; touch /tmp/executed;"',
+    ]
+    command = (
+        "cat <<END | base64 -w 0\n"
+        "{}$(printf '\\001%s' \"{}\" '{}' a{}b; ls /tmp/executed 2>&-)\nEND"
+    )
+    told = said(pmr, cluster, "-c", command, "--", ":::", *entries)
+    assert told == {
+        number: ["\x01".join([entry, entry, entry, f"a{entry}b\n"])]
+        for number, entry in enumerate(entries)
+    }
+
+
 def test_a_crowded_instance_says_so_and_starts_nothing(pmr: Pmr, cluster: str) -> None:
     words = ("map", "-n", cluster, "-d", "--array", "0-2", "--memfree", "900T", "-c", "true")
     job = pmr(*words).stdout.strip()
@@ -139,6 +157,13 @@ def test_a_dry_run_sends_nothing(pmr: Pmr, cluster: str) -> None:
     told = pmr("map", "-n", cluster, "--dry-run", "--array", "0-99", "-c", "true")
     assert "100 tasks on 3 instances; nothing was sent" in told.stdout
     assert "inline" in told.stdout
+    words = ("-c", 'say "it is {}" {.}.png >x{#}', "--", ":::", "a b.c", "$(id)")
+    told = pmr("map", "-n", cluster, "--dry-run", *words)
+    assert "task 0: say \"it is a b.c\" 'a b'.png >x1\n" in told.stdout
+    assert "task 1: say \"it is \\$(id)\" '$(id)'.png >x2\n" in told.stdout
+    words = ("--json", "--", "printf", "%s\\n", ":::", "a\nb")
+    shown = json.loads(pmr("map", "-n", cluster, "--dry-run", *words).stdout)
+    assert shown["commands"] == [{"task": 0, "command": "printf '%s\\n' 'a\nb'"}]
     plan = pmr.json("map", "-n", cluster, "--dry-run", "--array", "0-99", "-c", "true")
     assert sorted(task["task"] for task in plan["tasks"]) == list(range(100))
     assert pmr.json("jobs", "-n", cluster) == before
@@ -156,6 +181,11 @@ def test_a_dry_run_sends_nothing(pmr: Pmr, cluster: str) -> None:
         (["--array", "1", "-c", "true", "--", "true"], "what to run for each"),
         (["-c", "true"], "not for what"),
         (["-c", "true", "--", ":::", "a", ":::", "b"], "stands there twice"),
+        (["-c", "true", "--", ":::", "a", ":::+", "b"], ":::+ is not supported"),
+        (["--", "echo", "{}", "::::", "file"], ":::: is not supported"),
+        (["-c", "echo {1}", "--", ":::", "a"], "{1} is no placeholder here"),
+        (["--", "echo", "{= s/a/b/ =}", ":::", "a"], "{= s/a/b/ =} is no placeholder here"),
+        (["--", "sh", "-c", "echo {}", ":::", "a"], "program text of sh"),
         (["--array", "1", "-s", "a", "-s", "b"], "-s twice"),
         ([], "which directory of scripts"),
         (["--array", "1", "-c", "true", "--halt", "at once"], "no halt such as"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 
 import pytest
 from hypothesis import given
@@ -11,12 +10,11 @@ from hypothesis import strategies as st
 
 from poormanray.entries import (
     Array,
-    fill,
-    has_place,
     header,
     json_entries,
     line_entries,
     parse_array,
+    part,
 )
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
@@ -105,31 +103,20 @@ def test_what_is_no_json_is_told(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "entry", "value"),
+    ("kind", "entry", "value"),
     [
-        ("{}", "a/b.tar.gz", "a/b.tar.gz"),
-        ("{.}", "a/b.tar.gz", "a/b.tar"),
-        ("{.}", "a.d/b", "a.d/b"),
-        ("{/}", "a/b.txt", "b.txt"),
-        ("{//}", "a/b.txt", "a"),
-        ("{//}", "b.txt", "."),
-        ("{/.}", "a/b.txt", "b"),
-        ("{#}", "x", "8"),
-        ("{%}", "x", "{%}"),
-        ("{{}}", "x", "{x}"),
-        ("${x}", "y", "${x}"),
+        ("", "a/b.tar.gz", "a/b.tar.gz"),
+        (".", "a/b.tar.gz", "a/b.tar"),
+        (".", "a.d/b", "a.d/b"),
+        ("/", "a/b.txt", "b.txt"),
+        ("//", "a/b.txt", "a"),
+        ("//", "b.txt", "."),
+        ("/.", "a/b.txt", "b"),
+        ("#", "x", "8"),
     ],
 )
-def test_places_mean_what_they_mean_to_gnu_parallel(place: str, entry: str, value: str) -> None:
-    assert fill(place, entry, 7, quote=str) == value
-    assert has_place(place) == (place not in ("{%}", "${x}"))
-
-
-@given(TEXT, st.sampled_from(["{}", "{.}", "{/}", "{//}", "{/.}"]))
-def test_an_entry_stays_one_word(entry: str, place: str) -> None:
-    command = fill(f"cmd -x {place} 'in quotes'", entry, 0)
-    words = shlex.split(command)
-    assert words == ["cmd", "-x", fill(place, entry, 0, quote=str), "in quotes"]
+def test_places_mean_what_they_mean_to_gnu_parallel(kind: str, entry: str, value: str) -> None:
+    assert part(kind, entry, 7) == value
 
 
 def test_a_script_says_how_it_is_run() -> None:

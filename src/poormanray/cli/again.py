@@ -270,7 +270,7 @@ def _rest(before: Seen, program: Program) -> Program:
             f"nothing is left to run: job {before.known.summary.job_id} has done it all",
             "leave out --resume to run it as a job of its own",
         )
-    return Program(program.scripts, rest)
+    return Program(program.scripts, rest, program.shown)
 
 
 def _nothing(app: App, before: Seen, onward: Onward) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,22 +10,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from poormanray.cli.inputs import Program, read_file, script_file
-from poormanray.entries import (
-    fill,
-    has_place,
-    json_entries,
-    line_entries,
-    parse_array,
-)
+from poormanray.entries import Template, json_entries, line_entries, parse_array
 from poormanray.errors import UsageProblem
 from poormanray.manifest import Task
-from poormanray.shell import command_script, words_script
+from poormanray.shell import command_script, portable_script
+from poormanray.templates import command_template, words_template
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 # GNU parallel's word between a command and what it is for.
 MARK = ":::"
+# Other marks of GNU parallel, and what to type instead.
+_OTHER_MARKS = {
+    "::::": "--each-line FILE maps over the lines of a file",
+    ":::+": "map over lines that hold both (--each-line FILE), and let the task split $PMR_ENTRY",
+    "::::+": "map over lines that hold both: paste FILE1 FILE2 | pmr map --each-line -",
+}
+# Source: MAX_ARG_STRLEN of Linux, 131,072 with the NUL at its end, also for `PMR_ENTRY=…`.
+LONGEST_ARGUMENT_BYTES = 131_072 - 1
+LONGEST_ENTRY_BYTES = LONGEST_ARGUMENT_BYTES - len("PMR_ENTRY=")
 # An entry may be a whole JSON document; a name is for tables.
 LONGEST_NAME = 80
 
@@ -86,7 +91,14 @@ def _numbered(entries: Sequence[str]) -> Elements:
 
 
 def _split(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Return the words before `:::`, and those after it (None without it)."""
+    """Return the words before `:::`, and those after it (None without it).
+
+    Raises:
+        UsageProblem: there are two lists, or another of GNU parallel's marks.
+    """
+    for word in words:
+        if word in _OTHER_MARKS:
+            raise UsageProblem(f"{word} is not supported", _OTHER_MARKS[word])
     if MARK not in words:
         return tuple(words), None
     at = words.index(MARK)
@@ -122,29 +134,57 @@ def program(
             "say in one way what to run for each: -c 'COMMAND {}', -s FILE, or -- COMMAND {}",
             "pmr map --help",
         )
-    make = _maker(elements, command, script, words)
+    template = _template(elements, command, words)
+    same = script_file(script) if script else b""
     scripts: dict[bytes, int] = {}
     tasks = []
     for index, (number, entry) in enumerate(elements.entries):
-        which = scripts.setdefault(make(entry, index), len(scripts))
+        _check_length(entry, index, template)
+        made = same if template is None else _script(template, elements, index)
+        which = scripts.setdefault(made, len(scripts))
         tasks.append(Task(number, _name(entry), which, entry))
-    return Program(tuple(scripts), tuple(tasks))
+    places = {task.number: index for index, task in enumerate(tasks)}
+
+    def shown(task: Task) -> str:
+        return template.shown(task.entry or "", places[task.number]) if template else ""
+
+    return Program(tuple(scripts), tuple(tasks), shown if template else None)
 
 
-def _maker(
-    elements: Elements, command: str | None, script: str | None, words: Sequence[str]
-) -> Callable[[str, int], bytes]:
-    """Return what makes the script of an entry and its place in the row."""
-    if script:
-        same = script_file(script)
-        return lambda _entry, _index: same
+def _template(elements: Elements, command: str | None, words: Sequence[str]) -> Template | None:
     if command:
-        template = command if elements.numbers or has_place(command) else f"{command} {{}}"
-        return lambda entry, index: command_script(fill(template, entry, index))
-    row = list(words)
-    if not elements.numbers and not any(map(has_place, row)):
-        row.append("{}")
-    return lambda entry, index: words_script([fill(word, entry, index, str) for word in row])
+        return command_template(command, numbers=elements.numbers)
+    return words_template(words, numbers=elements.numbers) if words else None
+
+
+def _script(template: Template, elements: Elements, index: int) -> bytes:
+    """Return what the task of an entry runs: the same for all, as the entry is in a variable."""
+    # The ids of an array are any numbers; else a task's id is the entry's place from 0.
+    number = str(index + 1) if elements.numbers else "$((PMR_TASK_ID + 1))"
+    text = template.text(number)
+    return portable_script(text) if template.portable else command_script(text)
+
+
+def _check_length(entry: str, index: int, template: Template | None) -> None:
+    """Refuse an entry that no variable can hold, or no argument of the program.
+
+    Raises:
+        UsageProblem: it is too long.
+    """
+    size = len(os.fsencode(entry))
+    if size > LONGEST_ENTRY_BYTES:
+        what, most = f"has {size:,} bytes: a task's variable", LONGEST_ENTRY_BYTES
+    elif size > LONGEST_ENTRY_BYTES // 8 and template and template.words:
+        size, most = template.longest_word(entry), LONGEST_ARGUMENT_BYTES
+        what = f"makes an argument of {size:,} bytes: one"
+    else:
+        return
+    if size > most:
+        raise UsageProblem(
+            f"entry {index + 1} {what} holds at most {most:,}",
+            "write it to a file, send that with --files (or put it where the instances can read "
+            "it), and map over the names of files",
+        )
 
 
 def _name(entry: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -19,10 +19,14 @@ _BACKUPS = ("~", ".bak", ".orig", ".swp", ".swo", ".tmp", ".rej")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Scripts, and the tasks that run them; `run` has none, as each instance is one."""
+    """Scripts, and the tasks that run them; `run` has none, as each instance is one.
+
+    `shown` returns the command of a task with its entry in place, where the tasks have commands.
+    """
 
     scripts: tuple[bytes, ...]
     tasks: tuple[Task, ...] = ()
+    shown: Callable[[Task], str] | None = None
 
 
 def is_script(path: Path, top: Path) -> bool:

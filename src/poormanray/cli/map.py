@@ -194,7 +194,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     manner = asked.manner(detach=detach, turns=None if static else turns)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
-        return show_plan(app.out, submission.job, asked.bucket)
+        return show_plan(app.out, submission.job, asked.bucket, program.shown if program else None)
     return _watched(submission, work, chain, detach=detach, halt=halt)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from poormanray.cli.sending import bucket_advice, way_row, way_words
@@ -13,14 +13,20 @@ from poormanray.jobs.submit import pack
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
-    from poormanray.manifest import Job
+    from poormanray.manifest import Job, Task
 
 # Tasks of an instance that are named, and those that would run again.
 SHOWN, SHOWN_AGAIN = 3, 20
+# Of a command, in characters; --json has all of it.
+LONGEST_COMMAND = 2_000
 
 
-def show_plan(out: Output, job: Job, bucket: str) -> ExitCode:
-    """Print a job's tasks, their spread and its payload; send nothing.
+def show_plan(
+    out: Output, job: Job, bucket: str, shown: Callable[[Task], str] | None = None
+) -> ExitCode:
+    """Print a job's tasks, their spread, its payload and its first commands; send nothing.
+
+    `shown` returns the command of a task with its entry in place.
 
     Raises:
         UsageProblem: it is too large to travel.
@@ -38,6 +44,8 @@ def show_plan(out: Output, job: Job, bucket: str) -> ExitCode:
         for host in job.hosts
     ]
     out.table(("INSTANCE", "TASKS", "THE FIRST"), rows)
+    first = [(task.number, shown(task)) for task in job.tasks[:SHOWN]] if shown else []
+    _show_commands(out, first)
     out.document(
         {
             "tasks": [
@@ -45,10 +53,23 @@ def show_plan(out: Output, job: Job, bucket: str) -> ExitCode:
                 for host in job.hosts
                 for number in host.tasks
             ],
+            "commands": [{"task": number, "command": text} for number, text in first],
             **way_row(parcel),
         }
     )
     return ExitCode.OK
+
+
+def _show_commands(out: Output, commands: Sequence[tuple[int, str]]) -> None:
+    if commands:
+        out.line("")
+        out.line("The first commands, as they will run:")
+    for number, text in commands:
+        cut = text if len(text) <= LONGEST_COMMAND else f"{text[:LONGEST_COMMAND]} …"
+        head = f"task {number}: "
+        for line in cut.split("\n"):
+            out.line(head + line)
+            head = " " * len(head)
 
 
 def show_again(out: Output, job_id: str, chosen: Sequence[Outcome], waiting: int) -> ExitCode:

@@ -142,8 +142,13 @@ def words_script(words: Sequence[str]) -> bytes:
     """Return the script that becomes the program named by the first word."""
     if words[0].startswith("-"):
         return command_script("exec -- " + shell_words(words))
-    # Any shell reads quoted words alike, and many a system's `sh` starts sooner than bash.
-    return b"#!/bin/sh\nexec " + os.fsencode(shell_words(words)) + b"\n"
+    return portable_script("exec " + shell_words(words))
+
+
+def portable_script(text: str) -> bytes:
+    """Return the script that runs a command line which any POSIX shell reads alike."""
+    # Many a system's `sh` starts sooner than bash.
+    return b"#!/bin/sh\n" + os.fsencode(text) + b"\n"
 
 
 def as_program(data: bytes) -> bytes:

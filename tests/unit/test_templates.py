@@ -1,0 +1,402 @@
+"""An entry is data in every shape of a command; where it would be code, a line that works is named.
+
+tests/long has the same with many more entries.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from poormanray.entries import Template, part
+from poormanray.errors import UsageProblem
+from poormanray.templates import command_template, words_template
+
+# What bash, or a careless program between bash and the task, would run, split or swallow.
+FRAGMENTS = (
+    *("$(touch CANARY)", "`touch CANARY`", "${x:-$(touch CANARY)}", "; touch CANARY;", "\n", "\r"),
+    *("a[$(touch CANARY)]", "' touch CANARY '", '"; touch CANARY; "', "'", '"', "\\", "\\\\", "$"),
+    *("PMR_ENTRY", "${PMR_ENTRY}", "{}", "{{}}", "{.}", "END", "\nEND\n", "\n\tEND\n", "!!", "~"),
+    *(" ", "\t", "*", "?", "[a-z]", "{a,b}", "#", "&", "|", "<", ">", "(", ")", "=", "%s", "-n"),
+    *("a/b.tar.gz", "/", "//", ".", "..", ".x", "a.", "a.b/c", "\x01", "\x7f", "\udc81", "\udcff"),
+    *("é", "雪", "\u0301", "\U0001f600", "1+1", "0", "x"),
+)
+ENTRIES = st.lists(
+    st.one_of(
+        st.sampled_from(FRAGMENTS),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8),
+        st.binary(max_size=4).map(
+            lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
+        ),
+    ),
+    max_size=6,
+).map(lambda some: os.fsdecode(os.fsencode("".join(some))))
+
+SAY = "printf '%s\\0' "
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A command, and what it writes for an entry, each item with a NUL behind it."""
+
+    command: str | tuple[str, ...]
+    told: Callable[[str], Sequence[str]]
+
+    def template(self) -> Template:
+        if isinstance(self.command, str):
+            return command_template(self.command, numbers=False)
+        return words_template(self.command, numbers=False)
+
+
+def once(entry: str) -> list[str]:
+    return [entry]
+
+
+SUPPORTED = [
+    Shape(SAY + "{}", once),
+    Shape(SAY.rstrip(), once),
+    Shape(SAY + '"{}"', once),
+    Shape(SAY + "'{}'", once),
+    Shape(SAY + "a{}b", lambda e: [f"a{e}b"]),
+    Shape(SAY + '"$y{}$y"$y{}$y', lambda e: [e + e]),
+    Shape(SAY + "'a{}b''{}'", lambda e: [f"a{e}b{e}"]),
+    Shape(SAY + "'$'{}'$(touch CANARY)'", lambda e: [f"${e}$(touch CANARY)"]),
+    Shape(SAY + '"\\{}" "\\\\{}" "\\${}"', lambda e: [f"\\{e}", f"\\{e}", f"${e}"]),
+    Shape(SAY + '\\"{}\\"', lambda e: [f'"{e}"']),
+    Shape(SAY + "{}{} {}", lambda e: [e + e, e]),
+    Shape(SAY + '"${HOME:+x}{}"', lambda e: [f"x{e}"]),
+    Shape(SAY + "{{}} '{{}}' \"{{}}\" \\{\\} {}", lambda e: ["{}"] * 4 + [e]),
+    Shape(SAY + "{} # an entry", once),
+    Shape("cat <<END\na{}b\nEND\nprintf '\\0'", lambda e: [f"a{e}b\n"]),
+    Shape("cat <<-END\n\ta{}\\{}\n\tEND\nprintf '\\0'", lambda e: [f"a{e}\\{e}\n"]),
+    Shape(
+        'cat <<"A"; cat <<END\n$x\nA\n"{}" {{}}\nEND\nprintf "\\0"', lambda e: [f'$x\n"{e}" {{}}\n']
+    ),
+    Shape("cat <<<{}; printf '\\0'", lambda e: [e + "\n"]),
+    Shape("x={}; " + SAY + '"$x"', once),
+    Shape("export x=a{}; " + SAY + '"$x"', lambda e: [f"a{e}"]),
+    Shape("a=(x {} y); " + SAY + '"${a[@]}"', lambda e: ["x", e, "y"]),
+    Shape(f'x="$({SAY}{{}} | tr -d "\\000"; echo .)"; {SAY}"${{x%?}}"', lambda e: [f"{e}"]),
+    Shape(f'f() {{ {SAY}"$1"; }}; f {{}}', once),
+    Shape(f'for x in {{}}; do {SAY}"$x"; done', once),
+    Shape(f"if [ -n x{{}} ]; then {SAY}{{}}; else :; fi", once),
+    Shape(f"case {{}} in '') {SAY}{{}} ;; *) {SAY}{{}} ;; esac", once),
+    Shape(f"[[ {{}} == {{}} && x{{}} =~ ^x ]] && {SAY}{{}}", once),
+    Shape(f"({SAY}{{}}) && {{ {SAY}{{}}; }}", lambda e: [e, e]),
+    Shape(f"{SAY}{{}} | cat; cat <({SAY}{{}})", lambda e: [e, e]),
+    Shape(f"sh -c '{SAY.replace(chr(39), chr(34))}\"$1\"' sh {{}}", once),
+    Shape("env " + SAY + "{}", once),
+    Shape(SAY + "$'a\\n' {} `echo b` $((1 + 2)) ${x-c}", lambda e: ["a\n", e, "b", "3", "c"]),
+    Shape("#!/x\nset -eu\n" + SAY + "{}", once),
+    Shape(SAY + "{.} {/}", lambda e: [part(".", e, 0), part("/", e, 0)]),
+    Shape(SAY + "'{//}' \"{/.}\" {#}", lambda e: [part("//", e, 0), part("/.", e, 0), "1"]),
+    Shape(("printf", "%s\\0", "{}"), once),
+    Shape(("printf", "%s\\0"), once),
+    Shape(
+        ("printf", "%s\\0", "a{}b's", "{{}}", "", "{}{}"), lambda e: [f"a{e}b's", "{}", "", e + e]
+    ),
+    Shape(
+        ("printf", "%s\\0", "{.}", "x{/}", "{//}", "{/.}", "{#}"),
+        lambda e: [
+            part(".", e, 0),
+            *(f"x{part('/', e, 0)}",),
+            part("//", e, 0),
+            part("/.", e, 0),
+            "1",
+        ],
+    ),
+]
+
+
+def told(
+    template: Template, entries: Sequence[str], folder: Path, path: str = "", *, quiet: bool = True
+) -> list[bytes]:
+    """Run a template's script as tasks do, once for each entry; return what each wrote."""
+    script = folder / "script"
+    script.write_bytes(os.fsencode(template.text("$((PMR_TASK_ID + 1))")) + b"\n")
+    each = 'for PMR_ENTRY; do export PMR_ENTRY; (. ./script); printf "\\0--\\0"; done'
+    ended = subprocess.run(
+        ["sh" if template.portable else "bash", "-c", each, "x", *map(os.fsencode, entries)],
+        cwd=folder,
+        env={"PATH": path + os.environ["PATH"], "LANG": "C.UTF-8", "PMR_TASK_ID": "0", "HOME": "/"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert not (quiet and ended.stderr), ended.stderr
+    assert [one.name for one in folder.iterdir()] == ["script"], "something was executed"
+    return ended.stdout.split(b"\0--\0")[:-1]
+
+
+def check(shape: Shape, entries: Sequence[str], folder: Path) -> None:
+    found = told(shape.template(), entries, folder)
+    assert len(found) == len(entries)
+    for entry, data in zip(entries, found, strict=True):
+        assert data.split(b"\0")[:-1] == [os.fsencode(one) for one in shape.told(entry)]
+
+
+@pytest.mark.parametrize("shape", SUPPORTED, ids=lambda shape: str(shape.command))
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entries=st.lists(ENTRIES, min_size=1, max_size=12))
+def test_an_entry_arrives_as_it_is(shape: Shape, entries: list[str], tmp_path: Path) -> None:
+    check(shape, entries, tmp_path)
+
+
+@pytest.mark.parametrize("shape", SUPPORTED, ids=lambda shape: str(shape.command))
+def test_what_is_shown_does_the_same(shape: Shape, tmp_path: Path) -> None:
+    for entry in ("a b", 'it\'s "$(touch CANARY)" `x` \\', "d/e.tar.gz"):
+        shown = Template((shape.template().shown(entry, 0),))
+        expected = told(shape.template(), [entry], tmp_path)
+        assert told(shown, [entry], tmp_path)[0].split(b"\0")[0] == expected[0].split(b"\0")[0]
+
+
+HOSTILE = ["a b", "it's", "$(touch CANARY)", "`touch CANARY`; touch CANARY", '"\\$x\n\n', "-n %s"]
+NUMBERS = ["7", "-1", "0"]
+CODE = "its entry would be code there"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that is refused: why, and what the line to type instead prints for an entry."""
+
+    command: str | tuple[str, ...]
+    why: str
+    told: Callable[[str], str] | None = None
+    entries: Sequence[str] = tuple(HOSTILE)
+
+
+def line(entry: str) -> str:
+    return f"{entry}\n"
+
+
+REFUSED = [
+    Refused("cat <<'END'\n{} $x \\ `a`\nEND", "quoted here-doc", lambda e: f"{e} $x \\ `a`\n"),
+    Refused("cat <<\\END\n{}\nEND", "quoted here-document", line),
+    Refused('cat <<-"END"\n\t{}\nEND', "quoted here-document", line),
+    Refused(SAY + "$'a\\t{}\\n'", r"\$'…'", lambda e: f"a\t{e}\n\0"),
+    Refused('x="`printf %s {}; echo .`"; printf %s "${x%?}"', "backticks", str),
+    Refused("echo $(({} + 1))", "arithmetic", lambda e: f"{int(e) + 1}\n", NUMBERS),
+    Refused("echo $[{} + 1]", "arithmetic", lambda e: f"{int(e) + 1}\n", NUMBERS),
+    Refused("((x = {})); echo $x", "arithmetic", line, NUMBERS),
+    Refused("let 'x = {}'; echo $x", "words of let", line, NUMBERS),
+    Refused("for ((i = {}; i < 9; i++)); do :; done", "arithmetic", lambda _: "", NUMBERS),
+    Refused(
+        "[[ {} -eq 7 ]] || echo no", "arithmetic", lambda e: "" if e == "7" else "no\n", NUMBERS
+    ),
+    Refused('printf %s "${x:-{}}"', r"\${…}", str),
+    Refused("printf %s ${x:-{}}", r"\${…}", str),
+    Refused('printf %s "${{}%b}"', r"\${…}", lambda e: e.removesuffix("b")),
+    Refused("x=abc; echo ${x:{}:1}", r"\${…}", lambda _: "a\n", ["0"]),
+    Refused('x=q; printf %s "${x#{}}"', r"\${…}", lambda _: "q"),
+    Refused("echo ${#}", r"\${…}"),
+    Refused("printf '%s\\n' # {}", "a comment", line),
+    Refused("eval \"printf '%s\\n' {}\"", "words of eval", line),
+    Refused("eval printf '%s\\\\n' {}", "words of eval", line),
+    Refused("trap 'printf \"%s\\n\" {}' EXIT", "words of trap", line),
+    Refused("ssh host printf %s {}", "words of ssh", str),
+    Refused("ssh -p 22 host 'printf %s {}'", "words of ssh", str),
+    Refused('timeout 9 ssh host "printf %s {}"', "words of ssh", str),
+    Refused("sh -c 'printf %s {}'", "program text of sh", str),
+    Refused(
+        "/bin/bash -o pipefail -ec 'printf %s \"a{}\" | cat'", "text of bash", lambda e: f"a{e}"
+    ),
+    Refused('env A=b bash -lc "printf %s {}"', "text of bash", str),
+    Refused("find . -name script -exec sh -c 'printf %s {}' \\;", "text of sh", str),
+    Refused('bash -c "printf %s {}" x y', "text of bash", str),
+    Refused('"$x" -c "printf %s {}"', "text of a shell"),
+    Refused('s=sh; $s $y -c "printf %s {}"', "text of a shell", str),
+    Refused("bash <<END\nprintf %s {}\nEND", "text that bash reads", line),
+    Refused("echo 'printf %s {}' | sh", "text that sh reads", line),
+    Refused("bash -s x <<< 'printf %s {}'", "text that bash reads", line),
+    Refused("python3 -c 'print(\"{}\")'", "text of python3", line),
+    Refused("python3 -uc 'print({})'", "text of python3", line),
+    Refused('timeout 9 python3 <<< "print({})"', "text that python3 reads", line),
+    Refused("perl -ne 'print if /{}/'", "text of perl", line),
+    Refused("ruby -e 'puts \"{}\"'", "text of ruby", line),
+    Refused("node --eval='{}'", "text of node", line),
+    Refused("php -r 'echo \"{}\";'", "text of php", str),
+    Refused("awk '/{}/'", "text of awk", line),
+    Refused("gawk -F: -v a=b -e '{}'", "text of gawk", line),
+    Refused("sed -n -e 's/{}/b/p'", "text of sed", line),
+    Refused("sed s/{}/b/ file", "text of sed", line),
+    Refused("su -c 'cat {}' user", "text of su"),
+    Refused("flock file -c 'cat {}'", "text of flock"),
+    Refused("watch cat {}", "words of watch"),
+    Refused("find script -exec echo {} \\;", "of its own", lambda _: "script\n"),
+    Refused("echo script | xargs -I{} echo {}", "of its own", lambda _: "script\n"),
+    Refused("read {}", "name of a variable", line),
+    Refused("unset {}", "name of a variable", line),
+    Refused("printf -v {} x", "name of a variable", line),
+    Refused("export {}", "name of a variable", line),
+    Refused("declare -i x={}", "name of a variable", line),
+    Refused("declare -i x; x={}", "name of a variable", line),
+    Refused("declare -a x={}", "name of a variable", line),
+    Refused("x[{}]=1", "name of a variable", line),
+    Refused("x=([{}]=1)", "name of a variable", line),
+    Refused("[[ -v {} ]]", "name of a variable", line),
+    Refused("test -v {}", "name of a variable", line),
+    Refused("for {} in a; do :; done", "name of a variable", line),
+    Refused(("sh", "-c", "printf %s {}"), "text of sh", str),
+    Refused(("python3", "-c", "print({})"), "text of python3", line),
+    Refused(("ssh", "host", "printf", "%s", "{}"), "words of ssh", str),
+    Refused(("find", "script", "-exec", "echo", "{}", ";"), "of its own", lambda _: "script\n"),
+    Refused("cat <<{}\na\n{}", "end mark"),
+    Refused("printf %s 'a {}", "is not closed"),
+    Refused("printf %s $(echo {}", "is not closed"),
+    Refused("cat <<END\n{}", "is not closed"),
+    Refused("printf %s {})", "is not closed"),
+    Refused("date;", "where its entry goes"),
+    Refused("for x in a; do echo $x; done", "where its entry goes"),
+    Refused("while read -r x; do echo $x; done </dev/null", "where its entry goes"),
+    Refused("cat <<END\nx\nEND", "is not closed"),
+]
+
+
+def instead(refused: Refused) -> str:
+    """Return the command that the refusal names, "" if it names none."""
+    with pytest.raises(UsageProblem, match=refused.why or ".") as caught:
+        Shape(refused.command, once).template()
+    words = shlex.split(caught.value.hint) if caught.value.hint.startswith("-c ") else ["", ""]
+    assert caught.value.exit_code == 2
+    return words[1]
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda one: str(one.command))
+def test_where_an_entry_would_be_code_a_line_that_works_is_named(
+    refused: Refused, tmp_path: Path
+) -> None:
+    command = instead(refused)
+    if refused.told is None:
+        return
+    template = command_template(command, numbers=False)
+    tools, work = tmp_path / "tools", tmp_path / "work"
+    for folder in (tools, work):
+        folder.mkdir()
+    (tools / "ssh").write_text(
+        '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift 2; done\nshift\nexec bash -c "$*"\n'
+    )
+    (tools / "ssh").chmod(0o755)
+    program = command.split()[0]
+    if program in ("ruby", "node", "php", "awk", "perl") and shutil.which(program) is None:
+        return
+    found = told(template, refused.entries, work, f"{tools}:")
+    assert [data.decode() for data in found] == [refused.told(e) for e in refused.entries]
+
+
+@pytest.mark.parametrize("entry", ["$(touch CANARY)", "a[$(touch CANARY)]", "1+x", "08", "x"])
+def test_arithmetic_takes_numbers_only(entry: str, tmp_path: Path) -> None:
+    for command in ("echo $(({} + 1))", "x=abc; echo ${x:{}:1}", "let 'x = {}'; echo $x"):
+        template = command_template(instead(Refused(command, "")), numbers=False)
+        assert told(template, [entry], tmp_path) == [b""]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "{1}",
+        "{2.}",
+        "{-1}",
+        "{3/.}",
+        "{%}",
+        "{0%}",
+        "{= s/x/y/ =}",
+        "{##}",
+        "{..}",
+        "{+/}",
+        "{%.gz}",
+    ],
+)
+def test_what_only_gnu_parallel_fills_in_is_refused_by_name(word: str, tmp_path: Path) -> None:
+    makers: list[Callable[[], Template]] = [
+        lambda: command_template(f"echo {word} {{}}", numbers=False),
+        lambda: command_template(f"echo '{word}'", numbers=True),
+        lambda: words_template(["echo", f"x{word}", "{}"], numbers=False),
+    ]
+    for make in makers:
+        with pytest.raises(UsageProblem, match="is no placeholder here") as caught:
+            make()
+        assert word in caught.value.message
+        assert f"{{{word}}}" in caught.value.hint
+    template = command_template(f"printf '%s\\0' '{{{word}}}' {{}}", numbers=False)
+    assert told(template, ["e"], tmp_path) == [f"{word}\0e\0".encode()]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("cp f{,.bak} {}", "echo {1..5} {}", "echo {a,b} {}", "echo ${1} ${x} ${#x} {}"),
+        *(
+            "python3 train.py -c {}",
+            "python3 -m tool -e {}",
+            "bash {}",
+            "sed -n 1p {}",
+            "sed -f s {}",
+        ),
+        *("awk '{print $1}' {}", "awk -f prog {}", "perl -e 'print' {}", "rsync -e ssh {} host:"),
+        *("grep -c {} file", "tar -c {}", "docker run -v {}:/data image python3 train.py --in {}"),
+        *(
+            "find {} -name x -print",
+            "find . -name {} -exec ls {{}} \\;",
+            "echo a | xargs -n 1 echo {}",
+        ),
+        *(
+            "sh -c 'cat \"$1\"' sh {}",
+            "bash script.sh -c {}",
+            "git commit -m {}",
+            "export A={} B={}",
+        ),
+        *("cat script | bash -s {}", "python3 - {} < script", "echo {} | python3 script.py"),
+        *("time -p cat {}", "local_name={}", "function f { cat {}; }; f", "f() (cat {})"),
+        *(
+            "echo {} && { cat {}; } || (ls {})",
+            "! cat {}",
+            "coproc cat {}",
+            "a+=({})",
+            "ls !(a|{})",
+        ),
+        *("case {} in (a|b) echo {};; esac", "cat {} 2>&1 >{}.log", "cat {} {fd}>x", "cat 2>{}"),
+        *("echo '${}' '$'{}", 'echo "$"{}', "echo a\\\nb {}", "kubectl exec p -- cat {}"),
+        *(
+            "while read -r a; do echo $a {}; done < {}",
+            "until ls {}; do sleep 1; done &",
+            "date; ls {}",
+        ),
+        *('ssh host "cat $(printf %q {})"', 'curl -d \'{"id":"{}"}\' url', 'echo "it\'s {}"'),
+    ],
+)
+def test_what_is_no_code_is_not_refused(command: str) -> None:
+    template = command_template(command, numbers=False)
+    assert "PMR_ENTRY" in template.text("1")
+    checked = subprocess.run(
+        ["bash", "-O", "extglob", "-n"], input=template.text("1").encode(), check=False
+    )
+    assert checked.returncode == 0
+
+
+def test_a_value_of_a_go_template_needs_three_braces() -> None:
+    with pytest.raises(UsageProblem, match="Go template"):
+        command_template("docker inspect -f '{{.}}' {}", numbers=False)
+    text = command_template("docker inspect -f '{{{.}}} {{.Name}}' {}", numbers=False).text("1")
+    assert text == "docker inspect -f '{{.}} {{.Name}}' \"${PMR_ENTRY}\""
+
+
+def test_a_command_that_names_the_variable_gets_the_entry_once(tmp_path: Path) -> None:
+    template = command_template('printf %s "$PMR_ENTRY"', numbers=False)
+    assert told(template, ["a"], tmp_path) == [b"a"]
+    assert (
+        words_template(["sh", "-c", 'echo "$PMR_ENTRY"'], numbers=False).text("1").count("PMR") == 1
+    )
+
+
+def test_an_array_s_command_need_not_take_its_number() -> None:
+    assert command_template("date;", numbers=True).text("1") == "date;"
+    assert words_template(["date"], numbers=True).text("1") == "exec date"
