@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 #
 # What scripts/test and scripts/demo stand on: a virtual environment with the project in it, and
-# GNU screen; for the tests GNU parallel too. Sourced, with `set -euo pipefail` in force. Doing it
+# GNU screen; for the tests GNU parallel, slirp4netns and pasta too. Sourced, with `set -euo pipefail` in force. Doing it
 # twice costs nothing.
 #
 #   PMR_VENV     the folder of the virtual environment, instead of .venv
@@ -138,12 +138,22 @@ package_manager() {
     "install $1, then run $0 again"
 }
 
+has_slirp4netns() { command -v slirp4netns >/dev/null; }
+
+has_passt() { command -v pasta >/dev/null; }
+
 has_screen() { command -v screen >/dev/null; }
 
 # Another program of this name (of moreutils) knows no --version.
 has_parallel() { [[ $(parallel --version 2>/dev/null </dev/null) == "GNU parallel"* ]]; }
 
 need_screen() { need "GNU screen" screen; }
+
+# What gives instances of the local cloud networks of their own: the tests try both.
+need_networks() {
+  need "slirp4netns" slirp4netns
+  need "pasta" passt
+}
 
 need_parallel() { need "GNU parallel" parallel; }
 

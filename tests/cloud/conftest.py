@@ -106,12 +106,16 @@ class ClientFactory(Protocol):
 
 
 @contextmanager
-def own_cloud(home: Path, settings: Mapping[str, float] | None = None) -> Iterator[Pmr]:
+def own_cloud(
+    home: Path,
+    settings: Mapping[str, float] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Pmr]:
     """Start a local cloud, and end it at the end of the block or of this process."""
     chosen = {**QUICK, **(settings or {})}
     # A short path: sockets below it must stay under 108 characters.
     state = Path(tempfile.mkdtemp(prefix="pmr-"))
-    command = Pmr(home, state)
+    command = Pmr(home, state, env or {})
     guard = _end_with_us(command)
     try:
         command("local", "up", *(f"--set={name}={delay}" for name, delay in chosen.items()))

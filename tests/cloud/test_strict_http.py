@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -433,3 +435,31 @@ def test_only_running_ones_have_a_status(ec2: Client, image: Image) -> None:
     more = ec2.describe_instance_status(InstanceIds=ids, IncludeAllInstances=True)
     assert len(more["InstanceStatuses"]) == 1
     end(ec2, ids)
+
+
+def test_tags_hold_what_an_answer_in_xml_can_hold(ec2: Client, image: Image) -> None:
+    words = {"ImageId": image, "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1}
+
+    def launched_with(value: str) -> str:
+        tags = [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": value}]}]
+        return code_of(lambda: ec2.run_instances(**words, TagSpecifications=tags))
+
+    hostile = ("\x1b[31mred", "\x00", "a\ufffe")
+    assert [launched_with(value) for value in hostile] == ["InvalidParameterValue"] * 3
+    assert code_of(ec2.describe_instances) == ""
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_connections_without_a_key_keep_nobody_out(tmp_path: Path) -> None:
+    with own_cloud(tmp_path) as command, ExitStack() as held:
+        contact = json.loads((command.state / "cloud.json").read_text())
+        host, _, port = contact["url"].removeprefix("http://").partition(":")
+        for number in range(1500):
+            connection = socket.create_connection((host, int(port)), timeout=20)
+            held.enter_context(connection)
+            # Some say nothing, some begin a request, and some are refused.
+            begun = (b"", b"POST / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            with suppress(OSError):
+                connection.sendall(begun[number % 3])
+        assert command.json("local", "status")["url"] == contact["url"]
+        assert command("list").returncode == 0

@@ -18,6 +18,11 @@ from poormanray.errors import UsageProblem
 C = TypeVar("C", bound=Callable[..., Any])
 
 _PROCESSES = "scripts run with your own rights: this machine has no namespaces for them"
+_NETWORK = (
+    "scripts use this machine's network, and can reach its metadata service if it has one "
+    "(AWS_EC2_METADATA_DISABLED tells the SDKs not to); slirp4netns or passt gives each instance a "
+    "network of its own"
+)
 
 
 def endpoint() -> Endpoint:
@@ -66,11 +71,14 @@ def up(port: int, time_scale: float | None, words: tuple[str, ...], json: bool) 
     out.line(f"isolation      {contact.isolation}")
     if contact.isolation == "processes":
         out.note(_PROCESSES + (f" ({contact.isolation_reason})" * bool(contact.isolation_reason)))
+    if contact.network == "machine":
+        out.note(_NETWORK + (f" ({contact.network_reason})" * bool(contact.network_reason)))
     out.document(
         {
             "url": contact.endpoint.url,
             "state_folder": str(daemon.folder),
             "isolation": contact.isolation,
+            "network": contact.network,
             "time_scale": contact.endpoint.time_scale,
             "pid": contact.pid,
             "started": started,
@@ -98,6 +106,7 @@ def status(json: bool) -> None:  # noqa: FBT001 (a flag)
     out.line(f"local cloud at {found['url']}, up for {found['uptime_s']:.0f} s")
     out.line(f"state folder   {found['state_folder']}")
     out.line(f"isolation      {found['isolation']}")
+    out.line(f"network        {found['network']}")
     instances = found["instances"]
     if instances:
         rows = [[one["instance_id"], one["state"], one["machine"]] for one in instances]

@@ -36,6 +36,8 @@ class Contact:
     region: str
     isolation: str
     isolation_reason: str
+    network: str
+    network_reason: str
 
     @property
     def address(self) -> str:
@@ -66,7 +68,13 @@ class Daemon:
             said["url"], said["access_key"], said["secret_key"], float(said["time_scale"])
         )
         found = Contact(
-            said["pid"], endpoint, said["region"], said["isolation"], said["isolation_reason"]
+            said["pid"],
+            endpoint,
+            said["region"],
+            said["isolation"],
+            said["isolation_reason"],
+            said["network"],
+            said["network_reason"],
         )
         return found if _answers(found.address) else None
 

@@ -20,6 +20,8 @@ _NAMES_MAX = {"RoleName": 64, "InstanceProfileName": 128}
 # Source: EC2 model, RequestInstanceTypeList; RunInstancesRequest.ClientToken.
 TYPES_MAX = 100
 TOKEN_MAX = 64
+# What XML, the language of the answers, can hold. Source: XML 1.0, 2.2 Characters.
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FILTERED = frozenset({"DescribeInstances"})
 _FILTER_NAME = re.compile(r"Filter\.\d+\.Name")
 _ID_OF_INSTANCE = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
@@ -29,6 +31,13 @@ _MORE_FILTERS = {
     "spot-instance-request-id": "spot_instance_request_id",
     "launch-index": "ami_launch_index",
 }
+
+
+def check_characters(form: Form) -> None:
+    """Refuse words that no answer could hold."""
+    for name, value in form.items():
+        if _NOT_IN_XML.search(name + value):
+            raise Refusal("InvalidParameterValue", f"Value for parameter {name!r} is invalid")
 
 
 class Newness:

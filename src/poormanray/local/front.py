@@ -17,7 +17,13 @@ from urllib.parse import parse_qsl
 
 from waitress.channel import ClientDisconnected
 
-from poormanray.local.cloud_checks import check_filters, check_names, check_sizes, check_trust
+from poormanray.local.cloud_checks import (
+    check_characters,
+    check_filters,
+    check_names,
+    check_sizes,
+    check_trust,
+)
 from poormanray.local.cloud_describe import describe_instances
 from poormanray.local.cloud_instances import Instances
 from poormanray.local.cloud_launch import Launches
@@ -84,10 +90,13 @@ class Front:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         request = read_head(environ)
+        admitted = False
         try:
             self._gate.look(request)
             request = dataclasses.replace(request, body=environ["wsgi.input"].read())
-            answer = self._answer(request)
+            caller = self._gate.admit(request)
+            admitted = True
+            answer = self._answer(request, caller)
         except Refusal as refusal:
             answer = refusal_answer(refusal, request.protocol)
         except Exception:
@@ -99,6 +108,9 @@ class Front:
             # The server then closes the connection without a word.
             raise ClientDisconnected
         headers = list(answer.headers)
+        if not admitted:
+            # Whoever has no key keeps no connection.
+            headers.append(("Connection", "close"))
         if answer.content_type:
             headers.append(("Content-Type", answer.content_type))
         if not any(name.lower() == "content-length" for name, _ in headers):
@@ -114,14 +126,14 @@ class Front:
                 found.setdefault(service, {})[operation] = count
             return found
 
-    def _answer(self, request: HttpRequest) -> Answer | None:
+    def _answer(self, request: HttpRequest, caller: Caller) -> Answer | None:
         """Answer a request; None: its connection is to be closed."""
-        caller = self._gate.admit(request)
         if caller.service == ADMIN_SERVICE or request.path.startswith("/_pmr/"):
             return self._answer_admin(request, caller.service)
         if request.path.startswith("/moto-api"):
             raise Refusal("AccessDenied", "not served", status=403)
         form = {} if caller.service in ("s3", "ssm") else _form(request)
+        check_characters(form)
         operation = _operation(request, caller, form)
         self._count(caller.service, operation)
         effects = self._faults.strike(Call(caller.service, operation, request.body))
@@ -253,7 +265,7 @@ def _form(request: HttpRequest) -> dict[str, str]:
     kind = request.headers.get("content-type", "")
     if not kind.startswith("application/x-www-form-urlencoded"):
         return {}
-    return dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+    return dict(parse_qsl(request.body.decode(errors="replace"), keep_blank_values=True))
 
 
 def _without_form(request: HttpRequest) -> HttpRequest:

@@ -13,6 +13,7 @@ import queue
 import re
 import resource
 import signal
+import socket
 import threading
 import uuid
 import zlib
@@ -23,7 +24,14 @@ from typing import Protocol
 from poormanray.local import inside, standins
 from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
 from poormanray.local.folder import NOTICE, InstanceFolder, Owner, remove_tree
-from poormanray.local.namespaces import PATH, STANDINS_AT, Nested, make_plan, owner_behind_root
+from poormanray.local.namespaces import (
+    STANDINS_AT,
+    Nested,
+    make_plan,
+    network_plan,
+    owner_behind_root,
+)
+from poormanray.local.network import PATH, Way, chosen_ways, trial_of_network
 from poormanray.local.processes import Supervised, sweep
 
 __all__ = ["Ended", "Execution", "Host"]
@@ -57,6 +65,7 @@ class _Instance:
         self.facts = dict(facts)
         self.machine: Machine | None = None
         self.control = -1
+        self.listening = -1
         self.notice = ""
         self.executions: set[Execution] = set()
         self.halt: threading.Timer | None = None
@@ -67,12 +76,19 @@ class Host:
     """Runs instances below one folder; every method may be called from any thread."""
 
     def __init__(
-        self, folder: Path, *, time_scale: float = 1.0, hidden: Iterable[Path] = ()
+        self,
+        folder: Path,
+        *,
+        time_scale: float = 1.0,
+        hidden: Iterable[Path] = (),
+        port: int = 0,
+        on_connection: Callable[[socket.socket], None] = socket.socket.close,
     ) -> None:
         """Find out what this machine allows, and remove what an earlier host left in the folder.
 
         `time_scale` shortens timeouts and delays; `hidden` are places that no instance may see,
-        beside the folder and the user's own.
+        beside the folder and the user's own. Where instances have a network of their own, each
+        has `port` of its loopback open (0: some port), and `on_connection` gets what connects.
 
         Raises:
             OSError: PMR_LOCAL_ISOLATION asks for what this machine does not allow.
@@ -88,6 +104,10 @@ class Host:
         self._standins = self._folder / ".standins"
         _raise_descriptor_limit()
         self._watcher = Watcher()
+        self._port = port
+        self._on_connection = on_connection
+        self.network = Way.MACHINE
+        self.network_reason = ""
         self.isolation = "namespaces"
         self.isolation_reason = ""
         self._owner = owner_behind_root()
@@ -124,6 +144,9 @@ class Host:
             for execution in list(instance.executions):
                 execution.finish_off()
             self._watcher.unwatch(instance.control)
+            if instance.listening >= 0:
+                self._watcher.unwatch(instance.listening)
+                instance.listening = -1
             instance.folder.empty()
 
     def destroy(self, instance_id: str) -> None:
@@ -274,10 +297,23 @@ class Host:
             supervised = Supervised(folder, self._standins)
             supervised.boot()
             return supervised
-        nested = Nested(folder)
-        hostname = _hostname(folder.instance_id)
-        nested.boot(make_plan(folder, self._standins, self._hidden, hostname))
+        nested = Nested(folder, self.network)
+        plan = make_plan(folder, self._standins, self._hidden, _hostname(folder.instance_id))
+        nested.boot({**plan, **network_plan(self.network, self._port)})
+        if nested.listening is not None:
+            self._serve(instance, nested.listening)
         return nested
+
+    def _serve(self, instance: _Instance, listening: socket.socket) -> None:
+        """Take connections from inside an instance until it ends."""
+        listening.setblocking(False)  # noqa: FBT003 (the standard library's)
+        descriptor = instance.listening = listening.detach()
+
+        def accept() -> None:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as server:
+                self._on_connection(server.accept()[0])
+
+        self._watcher.watch(descriptor, accept)
 
     def _read_control(self, instance: _Instance, descriptor: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -305,15 +341,17 @@ class Host:
         if wanted not in {"", "namespaces", "processes"}:
             raise OSError(f"{CHOICE}={wanted}: expected namespaces or processes")
         if wanted != "processes":
-            try:
-                self._try_out()
-            except OSError as error:
-                if wanted == "namespaces":
-                    raise
-                self.isolation_reason = str(error)
-            else:
-                return
-        self.isolation = "processes"
+            for self.network in chosen_ways(os.environ):
+                try:
+                    self._try_out()
+                except OSError as error:
+                    self.isolation_reason = self.isolation_reason or str(error)
+                else:
+                    self.network_reason, self.isolation_reason = self.isolation_reason, ""
+                    return
+            if wanted == "namespaces":
+                raise OSError(self.isolation_reason)
+        self.isolation, self.network = "processes", Way.MACHINE
         self.isolation_reason = self.isolation_reason or f"{CHOICE}=processes"
         self._owner = Owner(os.geteuid(), os.getegid(), 1)
         standins.install(self._standins, one_user=False)
@@ -326,7 +364,7 @@ class Host:
             self.execute(
                 trial,
                 command_id="trial",
-                script=TRIAL,
+                script=TRIAL + trial_of_network(self.network, self._port),
                 working_directory="/usr/bin",
                 timeout_s=60.0 * self._time_scale,
                 on_end=endings.put,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -15,6 +15,8 @@ THREADS = 32
 BODY_MAX_BYTES = 5 * 2**30
 CHANNEL_TIMEOUT_S = 300
 CONNECTIONS_MAX = 1000
+# From so many on, each new connection ends one that is idle.
+CROWDED = CONNECTIONS_MAX - 100
 
 
 class _Parser(HTTPRequestParser):
@@ -33,44 +35,86 @@ class _Parser(HTTPRequestParser):
 
 class _Channel(HTTPChannel):
     parser_class = _Parser
+    # Whether a whole request has come. A connection whose request was refused is closed, so that
+    # this is a connection of somebody who has the key.
+    used = False
+
+    def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, map: Any) -> None:  # noqa: A002, ANN401 (waitress's own)
+        super().__init__(server, sock, addr, adj, map)  # type: ignore[no-untyped-call]  # waitress has no types
+        if len(map) > CROWDED:
+            make_room(server.active_channels.values())
+
+    def received(self, data: bytes) -> bool:
+        """Take in what has come."""
+        taken: bool = super().received(data)  # type: ignore[no-untyped-call]  # waitress has no types
+        self.used = self.used or bool(self.requests)
+        return taken
 
 
-def make_server(application: Callable[..., Any], listening: socket.socket) -> Any:  # noqa: ANN401 (waitress has no types)
-    """Return a server that answers on a listening socket once its `run` is called."""
-    server = create_server(  # type: ignore[no-untyped-call]  # waitress has no types
-        application,
-        sockets=[listening],
-        threads=THREADS,
-        ident=None,
-        channel_timeout=CHANNEL_TIMEOUT_S,
-        connection_limit=CONNECTIONS_MAX,
-        asyncore_use_poll=True,
-        max_request_body_size=BODY_MAX_BYTES,
-    )
-    server.channel_class = _Channel
-    return server
+def make_room(channels: Iterable[_Channel]) -> None:
+    """Close the connection that has been idle longest; those that were never used go first."""
+    idle = [one for one in channels if not one.requests and not one.total_outbufs_len]
+    if idle:
+        min(idle, key=lambda one: (one.used, one.last_activity)).handle_close()  # type: ignore[no-untyped-call]  # waitress has no types
 
 
-def close_port(server: Any) -> None:  # noqa: ANN401 (waitress has no types)
-    """Refuse new connections, and cut those that there are, until `open_port`."""
+class Server:
+    """Answers on a listening socket, and on connections that were made elsewhere."""
 
-    def close() -> None:
-        server.accepting = False
-        server.del_channel()
-        server.socket.close()
-        for channel in list(server.active_channels.values()):
-            channel.handle_close()
+    def __init__(self, application: Callable[..., Any], listening: socket.socket) -> None:
+        self._server: Any = create_server(  # type: ignore[no-untyped-call]  # waitress has no types
+            application,
+            sockets=[listening],
+            threads=THREADS,
+            ident=None,
+            channel_timeout=CHANNEL_TIMEOUT_S,
+            connection_limit=CONNECTIONS_MAX,
+            asyncore_use_poll=True,
+            max_request_body_size=BODY_MAX_BYTES,
+        )
+        self._server.channel_class = _Channel
 
-    # In the thread that polls the sockets.
-    server.trigger.pull_trigger(close)
+    def run(self) -> None:
+        """Answer until the server is closed."""
+        self._server.run()
 
+    def adopt(self, connection: socket.socket) -> None:
+        """Answer on a connection too; from any thread."""
+        server = self._server
 
-def open_port(server: Any, listening: socket.socket) -> None:  # noqa: ANN401 (waitress has no types)
-    """Take connections again, on a new listening socket."""
+        def take() -> None:
+            if server.accepting:
+                _Channel(server, connection, ("127.0.0.1", 0), server.adj, map=server._map)
+            else:
+                connection.close()
 
-    def reopen() -> None:
-        listening.settimeout(0.0)
-        server.set_socket(listening)
-        server.accept_connections()
+        # In the thread that polls the sockets.
+        server.trigger.pull_trigger(take)
 
-    server.trigger.pull_trigger(reopen)
+    def close_port(self) -> None:
+        """Refuse new connections, and cut those that there are, until `open_port`."""
+        server = self._server
+
+        def close() -> None:
+            server.accepting = False
+            server.del_channel()
+            server.socket.close()
+            for channel in list(server.active_channels.values()):
+                channel.handle_close()
+
+        server.trigger.pull_trigger(close)
+
+    def open_port(self, listening: socket.socket) -> None:
+        """Take connections again, on a new listening socket."""
+        server = self._server
+
+        def reopen() -> None:
+            listening.settimeout(0.0)
+            server.set_socket(listening)
+            server.accept_connections()
+
+        server.trigger.pull_trigger(reopen)
+
+    def close(self) -> None:
+        """Close the listening socket."""
+        self._server.close()

@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from poormanray.local.executions import Errand
 from poormanray.local.folder import InstanceFolder, Owner, remove_tree
 from poormanray.local.inside import in_namespace_of
 from poormanray.local.nest import KEPT_CAPABILITIES
+from poormanray.local.network import PATH, RESOLVER, Uplink, Way
 from poormanray.local.standins import NAMES, REPLACED
 
 BOOT_TIMEOUT_S = 60.0
@@ -23,7 +25,6 @@ ID_RANGE = 65_536
 # 0x70000000: below 2^31, above what distributions and container runtimes hand out.
 FIRST_ID = 1_879_048_192
 STANDINS_AT = "/usr/local/sbin"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Run inside before the script: the agent's folder, file mask and limits (agent-facts §2, §3).
 ENTER = (
     'umask 022; ulimit -Sn 1024 2>/dev/null; cd -- "$0" 2>/dev/null || '
@@ -66,8 +67,12 @@ def layers(hide: Iterable[str], shown: str) -> list[str]:
 class Nested:
     """A running instance made of namespaces."""
 
-    def __init__(self, folder: InstanceFolder) -> None:
+    def __init__(self, folder: InstanceFolder, way: Way) -> None:
         self._folder = folder
+        self._way = way
+        self._uplink: Uplink | None = None
+        # What listens on the loopback of an instance with a network of its own.
+        self.listening: socket.socket | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._first = -1
         self._first_fd = -1
@@ -80,33 +85,39 @@ class Nested:
             OSError: the kernel or the machine's set-up does not allow a part of the construction.
         """
         program = Path(__file__).with_name("nest.py")
-        keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), json.dumps(plan)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(program), json.dumps(plan)],
+                stdin=subprocess.PIPE,
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+            )
         self._keeper = keeper
         try:
-            self._first = self._read_report(keeper)
+            with ours:
+                self._first = self._read_report(ours)
             self._first_fd = os.pidfd_open(self._first)
+            if self._way is not Way.MACHINE:
+                self._uplink = Uplink(self._way, keeper=keeper.pid, first=self._first)
         except OSError:
             self.end()
             raise
 
-    def _read_report(self, keeper: subprocess.Popen[bytes]) -> int:
-        report = keeper.stdout
-        assert report is not None  # noqa: S101 (it was opened as a pipe)
+    def _read_report(self, report: socket.socket) -> int:
         said = b""
         while b"ready\n" not in said or b"pid " not in said:
-            data = os.read(report.fileno(), 4096) if _readable(report.fileno()) else b""
+            data = b""
+            if _readable(report.fileno()):
+                data, descriptors, _flags, _address = socket.recv_fds(report, 4096, 1)
+                for descriptor in descriptors:
+                    self.listening = socket.socket(fileno=descriptor)
             said += data
             if not data or b"error: " in said:
                 _, _, reason = said.decode(errors="replace").partition("error: ")
                 raise OSError(f"the instance did not boot: {reason.strip() or 'no answer'}")
-        report.close()
         words = said.split()
         return int(words[words.index(b"pid") + 1])
 
@@ -172,8 +183,9 @@ class Nested:
         enter = [tool("nsenter")]
         enter += ["--preserve-credentials"] if self._folder.owner.count == 1 else []
         outer, inner = f"/proc/{self._keeper.pid}/ns", f"/proc/{self._first}/ns"
+        spaces = ("pid", "uts", "ipc", *(("net",) if self._uplink is not None else ()))
         # Only from the outer user namespace, which owns the others, is the inner one entered.
-        outside = [f"--user={outer}/user", *(f"--{n}={inner}/{n}" for n in ("pid", "uts", "ipc"))]
+        outside = [f"--user={outer}/user", *(f"--{n}={inner}/{n}" for n in spaces)]
         inside = [f"--user={inner}/user", f"--mount={inner}/mnt"]
         return [*enter, *outside, *enter, *inside]
 
@@ -191,11 +203,14 @@ class Nested:
             signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
             _readable(self._first_fd, None)
             os.close(self._first_fd)
-        for pipe in (keeper.stdin, keeper.stdout):
-            if pipe is not None:
-                pipe.close()
+        if keeper.stdin is not None:
+            keeper.stdin.close()
         keeper.kill()
         keeper.wait()
+        if self._uplink is not None:
+            self._uplink.end()
+        if self.listening is not None:
+            self.listening.close()
         if self._disk >= 0:
             self._save_disk()
 
@@ -249,10 +264,15 @@ def tool(name: str) -> str:
     return found
 
 
+def network_plan(way: Way, port: int) -> dict[str, object]:
+    """Return what `nest.py` needs to make a network; `port` is the daemon's, 0 for any."""
+    return {"port": port, "resolver": "" if way is Way.MACHINE else RESOLVER}
+
+
 def make_plan(
     folder: InstanceFolder, standins: Path, hidden: Iterable[Path], hostname: str
 ) -> dict[str, object]:
-    """Return what `nest.py` needs to know."""
+    """Return what `nest.py` needs to know, but for the network."""
     shown = str(Path(sys.base_prefix).resolve())
     to_layer = layers(hidden_places(hidden, os.environ), shown)
     etc = ("passwd", "group", "shadow", "gshadow", "hostname", "hosts")

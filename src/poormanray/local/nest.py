@@ -6,16 +6,20 @@ first process (in the inner one). Keeper and first process both end when standar
 which is a pipe whose other end only the host holds; the kernel then ends the whole instance.
 The keeper never collects the first process, so that its process id cannot be used again.
 
-Standard output: `pid N`, then `ready` or `error: ...`.
+Standard output is a socket: `pid N`; `listening` with the descriptor of a socket that listens on
+the instance's own loopback, if it has one; then `ready` or `error: ...`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import signal
+import socket
+import struct
 import sys
 from typing import Any, NoReturn
 
@@ -23,7 +27,10 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+# linux/sockios.h, linux/if.h, linux/route.h
+SIOCADDRT, SIOCGIFFLAGS, SIOCSIFFLAGS = 0x890B, 0x8913, 0x8914
+IFF_UP, RTF_UP, RTF_REJECT = 1, 1, 0x200
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
 PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
@@ -49,6 +56,11 @@ KEPT_CAPABILITIES = {
     "sys_resource": 24,
     "setfcap": 31,
 }
+
+# What holds the metadata services of EC2 and of containers there; others use 169.254.169.254 too.
+# There is no way out by IPv6 at all.
+METADATA = ("169.254.0.0", "255.255.0.0")
+RESOLVER_FILE = "/etc/resolv.conf"
 
 # Where the new root grows. What the machine has there is not shown inside anyway.
 NEW_ROOT = "/tmp"  # noqa: S108 (a place to mount on, in a mount namespace of our own)
@@ -195,6 +207,42 @@ def _become_root_inside() -> None:
         os.setresuid(0, 0, 0)
 
 
+def _make_network(port: int) -> None:
+    """Make a network with a loopback on which the daemon listens; the way out comes later."""
+    _check(libc.unshare(CLONE_NEWNET), "unshare the network")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as configuring:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack("16sh22x", fcntl.ioctl(configuring, SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(configuring, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP))
+        places = (_address(METADATA[0]), _address("0.0.0.0"), _address(METADATA[1]))  # noqa: S104
+        # struct rtentry: pad, destination, gateway, mask, flags, and what stays 0.
+        route = struct.pack("L16s16s16sH62x", 0, *places, RTF_UP | RTF_REJECT)
+        fcntl.ioctl(configuring, SIOCADDRT, route)
+    with (
+        socket.create_server(("127.0.0.1", port)) as listening,
+        socket.socket(fileno=os.dup(1)) as host,
+    ):
+        socket.send_fds(host, [b"listening\n"], [listening.fileno()])
+
+
+def _address(text: str) -> bytes:
+    return struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(text))
+
+
+def _show_resolver(plan: dict[str, Any]) -> None:
+    """Have names resolved by the way out: the machine's resolver may be on its loopback."""
+    place = NEW_ROOT + RESOLVER_FILE
+    if os.path.islink(place):
+        place = NEW_ROOT + os.path.join("/etc", os.readlink(place))
+    if not plan["resolver"] or os.path.islink(place) or not os.path.isfile(place):
+        return
+    ours = f"{NEW_ROOT}/resolver"
+    with open(ours, "w") as writing:
+        writing.write(f"nameserver {plan['resolver']}\n")
+    _bind(ours, place)
+    os.unlink(ours)
+
+
 def _build(plan: dict[str, Any], opened: dict[str, str]) -> None:
     _mount("none", "/", flags=MS_REC | MS_PRIVATE)
     _mount("root", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
@@ -213,6 +261,7 @@ def _build(plan: dict[str, Any], opened: dict[str, str]) -> None:
         place = f"{NEW_ROOT}/etc/{name}"
         if os.path.lexists(place) and not os.path.islink(place):
             _bind(opened[f"etc/{name}"], f"{NEW_ROOT}/etc/{name}")
+    _show_resolver(plan)
     if not os.path.isdir(NEW_ROOT + plan["standins"]):
         os.mkdir(NEW_ROOT + plan["standins"])
     _bind(opened["standins"], NEW_ROOT + plan["standins"])
@@ -336,6 +385,8 @@ def _wait_for_end(*, reap: bool) -> NoReturn:
 def _be_first_process(plan: dict[str, Any]) -> NoReturn:
     try:
         _check(libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC), "unshare mounts")
+        if plan["resolver"]:
+            _make_network(plan["port"])
         opened = _open_sources(plan)
         _become_root_inside()
         os.umask(0o022)

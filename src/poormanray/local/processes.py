@@ -22,7 +22,8 @@ import psutil
 from poormanray.local.executions import Errand
 from poormanray.local.folder import CONTROL, NOTICE, InstanceFolder
 from poormanray.local.inside import with_variable
-from poormanray.local.namespaces import ENTER, PATH
+from poormanray.local.namespaces import ENTER
+from poormanray.local.network import PATH
 
 # Passed on by the shell that runs on instances, whatever else it drops.
 MARKER = "PMR_HOST_MARK"

@@ -23,7 +23,8 @@ from poormanray.local.cloud_moto import ACCOUNT, Moto
 from poormanray.local.faults import Faults
 from poormanray.local.fleet import InstanceFleet
 from poormanray.local.front import Front, Services, StartResponse
-from poormanray.local.http_server import close_port, make_server, open_port
+from poormanray.local.host import Host
+from poormanray.local.http_server import Server
 from poormanray.local.orders import Orders
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command import RunCommand
@@ -51,6 +52,8 @@ class Contact:
     time_scale: float
     isolation: str
     isolation_reason: str  # why there are no namespaces
+    network: str  # of instances: a program that leads out of a network of their own, or "machine"
+    network_reason: str  # why they have none of their own
     started_at_s: float
 
 
@@ -67,19 +70,15 @@ class Cloud:
         self._moto = Moto()
         self._socket = socket.create_server(("127.0.0.1", port))
         self._port = self._socket.getsockname()[1]
+        self._server = Server(self._application, self._socket)
         self._access_key = f"PMRLOCAL{secrets.token_hex(6).upper()}"
         self._secret_key = secrets.token_urlsafe(30)
         self._build()
 
     def _build(self) -> None:
-        # Imported late: a broken host must not keep the module from being looked at.
-        from poormanray.local.host import Host
-
         settings = self._settings
         self._timers = WallTimers(settings.time_scale)
-        self._host = Host(
-            self._folder / "instances", time_scale=settings.time_scale, hidden=[self._folder]
-        )
+        self._host = self._new_host()
         self._fleet = InstanceFleet(self._host, self._timers, settings, role_of=self._role_of)
         self._run_command = RunCommand(
             self._fleet, self._timers, settings, account=ACCOUNT, tags_of=self._tags_of
@@ -114,6 +113,15 @@ class Cloud:
         )
         self._front = Front(gate, services, self, self._faults, settings.time_scale)
 
+    def _new_host(self) -> Host:
+        return Host(
+            self._folder / "instances",
+            time_scale=self._settings.time_scale,
+            hidden=[self._folder],
+            port=self._port,
+            on_connection=self._server.adopt,
+        )
+
     def contact(self) -> Contact:
         """Return what `cloud.json` says."""
         return Contact(
@@ -125,6 +133,8 @@ class Cloud:
             time_scale=self._settings.time_scale,
             isolation=self._host.isolation,
             isolation_reason=self._host.isolation_reason,
+            network=self._host.network.value,
+            network_reason=self._host.network_reason,
             started_at_s=self._started_at_s,
         )
 
@@ -132,13 +142,12 @@ class Cloud:
         """Answer requests until SIGTERM, SIGINT or the stop route; then end everything."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        server = self._server = make_server(self._application, self._socket)
-        serving = threading.Thread(target=server.run, name="cloud-server", daemon=True)
+        serving = threading.Thread(target=self._server.run, name="cloud-server", daemon=True)
         serving.start()
         while not self._stop.wait(3600):
             pass
         LOG.info("stopping")
-        server.close()
+        self._server.close()
         self._timers.close()
         self._host.close()
         sweep(self._folder)
@@ -164,7 +173,7 @@ class Cloud:
 
     def _close_port(self, seconds: float) -> None:
         """Refuse all connections for some seconds, from a moment later on: this answer gets out."""
-        self._timers.after(0.1 * self._settings.time_scale, lambda: close_port(self._server))
+        self._timers.after(0.1 * self._settings.time_scale, self._server.close_port)
         self._timers.after(0.1 * self._settings.time_scale + seconds, self._open_port)
 
     def _open_port(self) -> None:
@@ -174,7 +183,7 @@ class Cloud:
             # A connection from before may still hold the port, or a stranger for a moment.
             self._timers.after(0.1 * self._settings.time_scale, self._open_port)
             return
-        open_port(self._server, listening)
+        self._server.open_port(listening)
 
     def _application(self, environ: dict[str, object], start: StartResponse) -> Iterable[bytes]:
         return self._front(environ, start)  # `reset` puts another one in its place
@@ -195,6 +204,8 @@ class Cloud:
             "state_folder": str(self._folder),
             "isolation": contact.isolation,
             "isolation_reason": contact.isolation_reason,
+            "network": contact.network,
+            "network_reason": contact.network_reason,
             "uptime_s": round(time.time() - self._started_at_s, 3),
             "settings": asdict(self._settings),
             "instances": [

@@ -159,6 +159,7 @@ launch() { # starts the runner unless it was started before; the caller holds th
     local clean=(env -i "PATH=$PATH" "PMR_ROOT=$PMR_ROOT" "PMR_RUNNER=$CALL_JOB"
         "AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}" "PMR_HOME=${PMR_HOME-}"
         ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"}
+        ${AWS_EC2_METADATA_DISABLED+"AWS_EC2_METADATA_DISABLED=$AWS_EC2_METADATA_DISABLED"}
         ${PMR_IMDS+"PMR_IMDS=$PMR_IMDS"} ${PMR_PROC+"PMR_PROC=$PMR_PROC"})
     local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
     # Out of screen's session: its end would be the end of all, and tasks could ask its terminal.
