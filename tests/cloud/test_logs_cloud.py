@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,3 +122,85 @@ def test_unknown_jobs_and_tasks(pmr: Pmr, cluster: str, written: Written) -> Non
             assert told.returncode == 3
             assert told.stderr.count("error:") == 1
             assert "next:" in told.stderr
+
+
+# Its middle is gone, as it is after the cap was reached; the bytes of a sparse file cost nothing.
+CAPPED = """
+seq 100000 | head -c 8192
+truncate -s {hole_mib}M /proc/self/fd/1
+echo 8192 $(({hole_mib} << 20)) >/var/lib/pmr/jobs/$PMR_JOB_ID/holes/${{PMR_TASK_KEY#*_}}
+seq 90000 90999
+"""
+
+
+@pytest.mark.parametrize("hole_mib", [246, 1023])
+def test_a_capped_log_is_read_without_its_hole(
+    pmr: Pmr, cluster: str, tmp_path: Path, hole_mib: int
+) -> None:
+    there = ("-i", f"{cluster}-0002", "-u", "root")
+    told = pmr("run", "-d", "-n", cluster, *there, "-c", CAPPED.format(hole_mib=hole_mib))
+    job = told.stdout.strip()
+    pmr("logs", "-f", job, "-n", cluster)
+    with ThreadPoolExecutor() as pool:
+        logs = pool.submit(pmr.raw, "logs", job, "-n", cluster)
+        results = pool.submit(pmr, "results", job, "-n", cluster, "-o", tmp_path / "r")
+        tail = pool.submit(pmr.raw, "logs", job, "-n", cluster, "--tail", "1002")
+        listed = pool.submit(pmr, "logs", job, "-n", cluster, "--json")
+    missing = (hole_mib << 20) - 8192
+    mark = b"\n[pmr: %d bytes of this log are missing here: the log had reached its cap]\n"
+    mark = mark.replace(b"%d", f"{missing:,}".encode())
+    head = "".join(f"{n}\n" for n in range(1, 5000)).encode()[:8192]
+    end = "".join(f"{n}\n" for n in range(90_000, 91_000)).encode()
+    assert logs.result().stdout == head + mark + end
+    assert logs.result().stderr.count(b"missing") == 1
+    assert (tmp_path / "r" / "0.log").read_bytes() == head + mark + end
+    assert results.result().stderr.count("missing") == 1
+    assert "to read: about" not in results.result().stderr
+    row = json.loads((tmp_path / "r" / "results.jsonl").read_text())
+    assert (row["log_bytes"], row["missing_bytes"]) == (8192 + len(end), missing)
+    assert tail.result().stdout == head.split(b"\n")[-1] + mark + end
+    gaps = [one for one in events(listed.result().stdout) if one["event"] == "output_gap"]
+    assert [one["missing_bytes"] for one in gaps] == [missing]
+
+
+# The command with another default for the cap of a log: 64 KiB.
+SMALL_CAP = """
+import inspect
+from poormanray import manifest
+made = manifest.Job.__init__
+words = inspect.signature(made).parameters.values()
+names = [one.name for one in words if one.default is not one.empty]
+found = zip(names, made.__defaults__, strict=True)
+made.__defaults__ = tuple(1 << 16 if name == "log_cap_bytes" else one for name, one in found)
+from poormanray.cli import main
+main()
+"""
+
+
+def test_a_log_is_followed_while_its_cap_removes_its_middle(
+    pmr: Pmr, cluster: str, tmp_path: Path
+) -> None:
+    writes = "for n in 1 2 3; do seq ${n}00000 ${n}60000; sleep 2.5; done; echo the end"
+    words = ("-n", cluster, "-i", f"{cluster}-0001", "--no-prefix", "-c", writes)
+    shown = subprocess.run(
+        [sys.executable, "-c", SMALL_CAP, "run", *words],
+        capture_output=True,
+        env=pmr.environment(),
+        cwd=pmr.home,
+        timeout=120,
+        check=True,
+    )
+    job = shown.stderr.decode().partition("job ")[2].partition(":")[0]
+    results = pmr("results", job, "-n", cluster, "-o", tmp_path / "r")
+    saved = (tmp_path / "r" / "0.log").read_bytes()
+    for text in (shown.stdout, saved):
+        assert text.startswith(b"100000\n100001\n")
+        assert text.endswith(b"\nthe end\n")
+        assert b"\0" not in text
+    # What was written is what is there and what is missing.
+    marks = re.findall(rb"\[pmr: ([0-9,]+) bytes of this log[^\n]*\n", saved)
+    row = json.loads((tmp_path / "r" / "results.jsonl").read_text())
+    assert len(marks) == results.stderr.count("missing") == 1
+    assert row["missing_bytes"] == int(marks[0].replace(b",", b""))
+    assert row["missing_bytes"] + row["log_bytes"] == 3 * 60_001 * 7 + len("the end\n")
+    assert row["log_bytes"] < 120_000

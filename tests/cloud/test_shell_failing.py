@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from poormanray import shell
-from poormanray.envelope import Chunk
+from poormanray.envelope import Chunk, Hole
 from poormanray.events import checksum
 from poormanray.ledger import TaskState, new_job_id
 from poormanray.manifest import Job, decode_meta
@@ -190,6 +190,26 @@ def test_no_hole_is_made_that_is_not_on_record(tmp_path: Path, holes: str, punch
         "cap_logs; echo ${said-}"
     )
     assert said(script) == punched
+
+
+def test_a_log_that_was_truncated_after_its_cap_has_no_hole(machine: Machine) -> None:
+    job = made("echo new")
+    machine.run(job)
+    (machine.ledger(job) / "holes" / "0.1").write_text("4 4096\n")
+    assert machine.look(job, "0.1:0:0").records == (Chunk("0.1", 0, b"new\n", 4),)
+
+
+def test_what_a_hole_swallows_while_it_is_read_is_not_taken_for_the_log(machine: Machine) -> None:
+    job = made("seq 9000")
+    machine.run(job)
+    hole = machine.ledger(job) / "holes" / "0.1"
+    # The cap removes the middle just when it is read.
+    text = f'[ -e {hole} ] || echo 4096 40960 >{hole}\nexec "$REAL" "$@"\n'
+    slow = with_program(machine, "tail", text)
+    hole_told, head = slow.look(job, "0.1:0:0").records
+    assert hole_told == Hole("0.1", 4096, 40_960)
+    assert isinstance(head, Chunk)
+    assert (head.offset, head.end) == (0, 4096)
 
 
 def test_without_its_environment_no_task_begins() -> None:

@@ -84,8 +84,8 @@ def test_a_link_where_a_result_goes_is_replaced(tmp_path: Path) -> None:
     for name in ("0.log", "1.log"):
         (tmp_path / name).symlink_to(aim)
     collection = Collection(tmp_path)
-    collection.write(LogText(HOST, "0.1", b"one "), first=True)
-    collection.write(LogText(HOST, "0.1", b"two"), first=False)
+    collection.write(LogText(HOST, "0.1", b"one "))
+    collection.write(LogText(HOST, "0.1", b"two"))
     fresh(tmp_path / "1.log").touch()
     assert aim.read_bytes() == b"precious"
     assert (tmp_path / "0.log").read_bytes() == b"one two"

@@ -41,15 +41,15 @@ class Instance:
         if at > size:
             records.append(Shrunk(NAME, at, size))
             at = 0
-        left = size - at
-        if self.hole:
+        left = min(size - at, most) if most else size - at
+        if self.hole and at < self.hole[1]:
             start, end = self.hole
-            if start <= at < end:
-                records.append(Hole(NAME, at, end))
-                left, at = left - (end - at), end
-            elif at < start < at + left:
-                left = start - at
-        left = min(left, room, most or left)
+            records.append(Hole(NAME, start, end))
+            if at >= start:
+                left, at = max(0, at + left - end), end
+            else:
+                left = min(left, start - at)
+        left = min(left, room)
         return [*records, Chunk(NAME, at, self.log[at : at + left], size)]
 
 
@@ -119,8 +119,9 @@ def read_all(cursor: LogCursor, instance: Instance, reader: Reader, chance: Rand
 def test_every_byte_comes_once_and_in_order(instance: Instance, chance: Random) -> None:
     cursor, reader = LogCursor(NAME), Reader()
     read_all(cursor, instance, reader, chance)
+    reader.take(cursor.cut_off())
     assert bytes(reader.data) == expected(instance)
-    assert bool(reader.gaps) == bool(instance.hole)
+    assert len(reader.gaps) == bool(instance.hole)
     assert (cursor.final, cursor.complete) == (False, False)
     cursor.final = True
     assert cursor.complete
@@ -147,7 +148,10 @@ def test_reading_from_the_end(instance: Instance, back: int, chance: Random) -> 
     cursor, reader = LogCursor(NAME), Reader()
     cursor.todo.append(Piece(NAME, -back))
     read_all(cursor, instance, reader, chance)
+    reader.take(cursor.cut_off())
     start = max(0, len(instance.log) - back)
+    if instance.hole and instance.hole[0] <= start < instance.hole[1]:
+        start = instance.hole[0]
     assert bytes(reader.data) == expected(instance, start)
 
 
@@ -174,6 +178,110 @@ def test_a_truncated_log_is_told_once_and_read_anew() -> None:
     assert "truncated" in reader.gaps[0]
     assert cursor.caught_up
     assert cursor.size == 700
+
+
+MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Capped:
+    """A log whose middle its cap has removed, too large to be made; its bytes are all x."""
+
+    size: int
+    hole: tuple[int, int]
+    requests: int = 0
+    sent_bytes: int = 0
+
+    def answer(self, spec: str, room: int) -> list[Record]:
+        _, offset, most_word = spec.split(":")
+        self.requests += 1
+        at, most = int(offset), int(most_word)
+        at = max(0, self.size + at) if at < 0 else at
+        left = min(self.size - at, most) if most else self.size - at
+        start, end = self.hole
+        records: list[Record] = []
+        if at < end:
+            records.append(Hole(NAME, start, end))
+            left, at = (
+                (max(0, at + left - end), end) if at >= start else (min(left, start - at), at)
+            )
+        data = b"x" * min(left, room)
+        self.sent_bytes += len(data)
+        return [*records, Chunk(NAME, at, data, self.size)]
+
+    def read(self, cursor: LogCursor, lanes: int = 3) -> list[Text | Gap]:
+        """Read what there is as a follower does, with several requests at a time."""
+        items: list[Text | Gap] = []
+        while cursor.todo:
+            under_way = [piece for _ in range(lanes) for piece in pick([cursor], 42_000, 60)]
+            for piece in under_way:
+                for record in self.answer(piece.spec, 42_000):
+                    items += cursor.receive(record, piece)
+                cursor.asked -= 1
+        return items
+
+
+@pytest.mark.parametrize("hole_mib", [246, 1023])
+@pytest.mark.parametrize("part_bytes", [32 * 1024, 4 * MIB])
+def test_a_capped_log_costs_what_is_left_of_it(hole_mib: int, part_bytes: int) -> None:
+    end = part_bytes + hole_mib * MIB
+    log = Capped(end + part_bytes, (part_bytes, end))
+    cursor = LogCursor(NAME, todo=[Piece(NAME, 0)])
+    items = log.read(cursor)
+    gaps = [item for item in items if isinstance(item, Gap)]
+    assert [gap.missing_bytes for gap in gaps] == [hole_mib * MIB]
+    assert sum(len(item.data) for item in items if isinstance(item, Text)) == 2 * part_bytes
+    assert log.sent_bytes <= 2 * part_bytes + 42_000
+    assert log.requests <= 2 * part_bytes / 42_000 + 4
+    assert cursor.caught_up
+    assert cursor.delivered == log.size
+
+
+def test_an_estimate_counts_only_what_is_left() -> None:
+    log = Capped(1024 * MIB, (MIB, 1023 * MIB))
+    cursor = LogCursor(NAME)
+    for record in log.answer(f"{NAME}:0:0", 1000):
+        cursor.receive(record, Piece(NAME, 0))
+    assert waiting_bytes([cursor]) == 2 * MIB - 1000
+
+
+def test_a_hole_that_grows_while_it_is_read_is_one_gap() -> None:
+    log = Capped(9 * MIB, (MIB, 8 * MIB))
+    cursor, items = LogCursor(NAME, todo=[Piece(NAME, 0)]), list[Text | Gap]()
+    for _ in range(200):
+        for record in log.answer((piece := cursor.todo.pop(0)).spec, 42_000):
+            items += cursor.receive(record, piece)
+        if cursor.delivered == 8 * MIB:
+            log.size, log.hole = 19 * MIB, (MIB, 18 * MIB)
+        if not cursor.todo:
+            break
+    gaps = [item.missing_bytes for item in items if isinstance(item, Gap)]
+    # One for the middle, and one for what the hole has overtaken since.
+    assert len(gaps) <= 2
+    assert sum(gaps) + sum(len(i.data) for i in items if isinstance(i, Text)) == cursor.delivered
+
+
+def test_a_follower_that_the_hole_overtakes_loses_only_what_is_in_it() -> None:
+    cursor, reader = LogCursor(NAME), Reader()
+    log = Instance(bytes(range(256)) * 200)
+    for record in log.answer(f"{NAME}:0:0", 10_000):
+        reader.take(cursor.receive(record))
+    log.hole = (8192, 40_960)
+    read_all(cursor, log, reader, Random(1))
+    assert bytes(reader.data) == log.log[:10_000] + bytes(30_960) + log.log[40_960:]
+    assert len(reader.gaps) == 1
+
+
+def test_what_is_missing_of_a_log_whose_instance_has_gone() -> None:
+    cursor = LogCursor(NAME)
+    cursor.receive(Hole(NAME, 100, 900))
+    cursor.receive(Chunk(NAME, 0, b"x" * 40, 1000))
+    assert cursor.left_bytes == 160
+    assert [gap.missing_bytes for gap in cursor.cut_off()] == [800]
+    cursor.receive(Chunk(NAME, 40, b"x" * 60, 1000), Piece(NAME, 40, 100))
+    assert (cursor.delivered, cursor.left_bytes) == (900, 100)
+    assert [gap.missing_bytes for gap in cursor.cut_off()] == [800]
+    assert cursor.cut_off() == []
 
 
 @given(

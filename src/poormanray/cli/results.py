@@ -91,11 +91,10 @@ def _written(
     app: App, folder: Path, collection: Collection, found: Sequence[Outcome]
 ) -> dict[str, object]:
     """Write what became of each task, and say what there is now; return that for JSON."""
+    rows = [{**outcome_row(one), **collection.log_row(one.status.key)} for one in found]
     files = {
         "joblog.tsv": joblog(found, collection.sizes).encode("utf-8", "surrogateescape"),
-        "results.jsonl": b"".join(
-            b"%s\n" % json_line(row).encode() for row in map(outcome_row, found)
-        ),
+        "results.jsonl": b"".join(b"%s\n" % json_line(row).encode() for row in rows),
     }
     for file, data in files.items():
         fresh(folder / file).write_bytes(data)
@@ -110,5 +109,5 @@ def _written(
         "folder": folder,
         "logs": len(collection.sizes),
         "bytes": total,
-        "tasks": map(outcome_row, found),
+        "tasks": rows,
     }

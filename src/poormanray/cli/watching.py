@@ -74,6 +74,7 @@ class Watcher:
     quiet: bool = False
     partial: dict[tuple[str, str], bytearray] = field(default_factory=dict)
     unfinished: dict[tuple[str, str], LogText] = field(default_factory=dict)
+    shown: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     def show(self, happening: Happening) -> None:
         """Print one thing that happened."""
@@ -185,6 +186,7 @@ class Watcher:
         if self.out.json:
             self.out.event(_output_event(text))
             return
+        self.shown[text.host.name, text.key] = text.data[-1:]
         if not self.prefix:
             if self.out.is_terminal:
                 shown = harmless(text.data.decode("utf-8", "replace"))
@@ -216,6 +218,13 @@ class Watcher:
         if held := self.partial.pop(place, None):
             # What follows the gap is no part of the line before it.
             self._line(*place, bytes(held))
+        if (before_it := self.shown.get(place)) is not None:
+            # Nobody shall take what follows for a part of what came before.
+            if self.prefix:
+                self._line(*place, gap.mark_after(b"").rstrip(b"\n"))
+            else:
+                self.out.raw(gap.mark_after(before_it))
+            self.shown[place] = b"\n"
         size = f"{readable_bytes(gap.missing_bytes)} of its output are missing: "
         told = (size if gap.missing_bytes else "") + gap.why
         task, _, attempt = gap.key.partition(".")

@@ -61,5 +61,7 @@ def unread(track: Track) -> Iterator[LogGap]:
         status = track.by_key(key)
         if status and status.state.ended and not (cursor.complete or cursor.cut):
             cursor.cut = True
-            missing = max(0, cursor.size - cursor.delivered)
+            missing = cursor.left_bytes
+            for gap in cursor.cut_off():
+                yield LogGap(track.host, key, gap.missing_bytes, gap.why)
             yield LogGap(track.host, key, missing, CUT if missing else MAYBE_CUT)

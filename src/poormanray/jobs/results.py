@@ -29,41 +29,54 @@ LOST_EXITVAL = 255
 
 @dataclass(slots=True)
 class Collection:
-    """Where results go, and how many bytes of each log are there."""
+    """Where results go, and how many bytes of each log are there, and how many are missing."""
 
     folder: Path
     sizes: dict[str, int] = field(default_factory=dict)
-    gaps: list[LogGap] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)
+    _ends: dict[str, bytes] = field(default_factory=dict)
 
     def path(self, key: str) -> Path:
         """Return the file for an attempt's log: `<task>.log`, `<task>.<attempt>.log` after it."""
         task, _, attempt = key.partition(".")
         return self.folder / (f"{task}.log" if attempt == "1" else f"{task}.{attempt}.log")
 
+    def log_row(self, key: str) -> dict[str, object]:
+        """Return the bytes of an attempt's log in its file, and those known to be missing."""
+        size = self.sizes.get(key, 0) if key in self._ends else None
+        return {"log_bytes": size, "missing_bytes": self.missing.get(key, 0)}
+
     def collect(self, follower: Follower) -> Iterator[Happening]:
         """Write logs as they arrive; yield everything else that happens."""
-        begun: set[str] = set()
         for happening in follower.run():
             if isinstance(happening, LogText):
-                self.write(happening, first=happening.key not in begun)
-                begun.add(happening.key)
+                self.write(happening)
                 continue
-            if isinstance(happening, LogGap):
-                self.gaps.append(happening)
-            yield happening
+            yield self._gap(happening) if isinstance(happening, LogGap) else happening
         for track in follower.tracks.values():
-            for key in track.cursors.keys() - begun:
+            for key in track.cursors.keys() - self._ends.keys():
                 fresh(self.path(key)).touch()
+                self._ends[key] = b""
+            for gap in (gap for cursor in track.cursors.values() for gap in cursor.cut_off()):
+                yield self._gap(LogGap(track.host, gap.name, gap.missing_bytes, gap.why))
 
-    def write(self, text: LogText, *, first: bool) -> None:
-        """Write a part of a log; the `first` one begins its file anew."""
-        if first:
-            self.sizes[text.key] = 0
-            fresh(self.path(text.key)).write_bytes(text.data)
-        else:
-            with self.path(text.key).open("ab") as file:
-                file.write(text.data)
+    def _gap(self, gap: LogGap) -> LogGap:
+        self._write(gap.key, gap.mark_after(self._ends.get(gap.key, b"")))
+        self.missing[gap.key] = self.missing.get(gap.key, 0) + gap.missing_bytes
+        return gap
+
+    def write(self, text: LogText) -> None:
+        """Write a part of a log; the first one begins its file anew."""
+        self._write(text.key, text.data)
         self.sizes[text.key] += len(text.data)
+
+    def _write(self, key: str, data: bytes) -> None:
+        if key not in self._ends:
+            self.sizes[key] = 0
+            fresh(self.path(key)).touch()
+        with self.path(key).open("ab") as file:
+            file.write(data)
+        self._ends[key] = data[-1:]
 
 
 def fresh(path: Path) -> Path:

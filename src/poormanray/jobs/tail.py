@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from poormanray.jobs.follow import Follower
-from poormanray.jobs.track import LogText, Track
+from poormanray.jobs.track import LogGap, LogText, Track
 from poormanray.manifest import Host
 
 # A first guess at how long lines are; a log of longer ones is read again, from further back.
@@ -31,14 +32,20 @@ def read_tail(
     while True:
         follower = follow(from_end_bytes)
         texts: dict[str, tuple[Host, bytearray]] = {}
+        reach: Counter[str] = Counter()
         for happening in follower.run():
-            if isinstance(happening, LogText):
+            if isinstance(happening, LogText | LogGap):
                 _, held = texts.setdefault(happening.key, (happening.host, bytearray()))
-                held += happening.data
+                if isinstance(happening, LogText):
+                    held += happening.data
+                    reach[happening.key] += len(happening.data)
+                else:
+                    held += happening.mark_after(held)
+                    reach[happening.key] += happening.missing_bytes
         short = [
             key
             for key, (_, held) in texts.items()
-            if held.count(b"\n") < lines and len(held) >= from_end_bytes
+            if held.count(b"\n") < lines and reach[key] >= from_end_bytes
         ]
         if not short:
             tails = [(host, key, last_lines(bytes(h), lines)) for key, (host, h) in texts.items()]

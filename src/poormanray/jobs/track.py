@@ -100,6 +100,15 @@ class LogGap:
     missing_bytes: int
     why: str
 
+    def mark_after(self, before: bytes | bytearray) -> bytes:
+        """Return the line that stands for the missing bytes in what is shown or saved of a log.
+
+        `before` is what comes before it there, or the end of that.
+        """
+        size = f"{self.missing_bytes:,} bytes of this log are missing here: "
+        line = f"[pmr: {size if self.missing_bytes else ''}{self.why}]\n".encode()
+        return line if not before or before.endswith(b"\n") else b"\n" + line
+
 
 def log_happening(host: Host, item: Text | Gap) -> LogText | LogGap:
     """Return what an instance's log has brought."""

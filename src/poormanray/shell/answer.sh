@@ -9,7 +9,8 @@
 #   e <offset> <count>                              part of the ledger's events
 #   c <offset> <upto> <count> [<sum>]               what they tell from there up to there (ends.sh)
 #   l <name> <offset> <count> <size>                part of a log; size is what it has now
-#   h <name> <from> <upto>                          bytes of a log that are gone (its cap)
+#   h <name> <from> <upto>                          bytes of a log that are gone (its cap), told
+#                                                   where they lie ahead of what was asked for
 #   t <name> <offset> <size>                        the log is shorter than what was read before
 #   j <job> <count>                                 a job's meta and summary
 # A log named @last holds the last lines of what failed, "<task>.<attempt> <line>" (ends.sh).
@@ -53,16 +54,22 @@ ledger_file() { # name in a request; sets FILE
     esac
 }
 
-skip_hole() { # name; moves AT over what the log's cap has removed, shortens LEFT to end before it
-    local from upto
-    [[ -s $JOB_DIR/holes/$1 ]] || return 0
-    read -r from upto <"$JOB_DIR/holes/$1"
-    if ((AT >= from && AT < upto)); then
-        printf 'h %s %s %s\n' "$1" "$AT" "$upto"
-        LEFT=$((LEFT - (upto - AT))) AT=$upto
-    elif ((AT < from && AT + LEFT > from)); then
-        LEFT=$((from - AT))
-        MORE=1
+hole_in() { # name; sets HOLE to from and upto of what the cap has removed of a log of SIZE bytes
+    HOLE=(0 0)
+    [[ ! -s $JOB_DIR/holes/$1 ]] || read -r -a HOLE <"$JOB_DIR/holes/$1"
+    # The task has truncated the log since.
+    ((HOLE[1] <= SIZE)) || HOLE=(0 0)
+}
+
+skip_hole() { # name; moves AT and LEFT so that they end before what the cap has removed, or follow it
+    hole_in "$1"
+    ((AT < HOLE[1])) || return 0
+    # The whole of it: who reads on has no need to ask for any of that.
+    printf 'h %s %s %s\n' "$1" "${HOLE[0]}" "${HOLE[1]}"
+    if ((AT >= HOLE[0])); then
+        LEFT=$((AT + LEFT > HOLE[1] ? AT + LEFT - HOLE[1] : 0)) AT=${HOLE[1]}
+    elif ((AT + LEFT > HOLE[0])); then
+        LEFT=$((HOLE[0] - AT)) MORE=1
     fi
 }
 
@@ -73,7 +80,7 @@ add_job() { # file; what it says of the job that is open, as a record
 }
 
 add_log() { # name offset most; a record on stdout; lowers ROOM
-    local name=$1 AT=$2 most=$3 LEFT
+    local name=$1 AT=$2 most=$3 LEFT HOLE before
     ledger_file "$name"
     # What is not answered is asked for again.
     size_of "$FILE" || return 0
@@ -81,12 +88,17 @@ add_log() { # name offset most; a record on stdout; lowers ROOM
     ((AT < 0)) && AT=$((SIZE + AT < 0 ? 0 : SIZE + AT))
     ((AT > SIZE)) && printf 't %s %s %s\n' "$name" "$AT" "$SIZE" && AT=0
     LEFT=$((SIZE - AT))
-    skip_hole "$name"
     ((most > 0 && LEFT > most)) && LEFT=$most
+    skip_hole "$name"
     ((LEFT > ROOM)) && LEFT=$ROOM && MORE=1
     ROOM=$((ROOM - LEFT))
     printf 'l %s %s %s %s\n' "$name" "$AT" "$LEFT" "$SIZE"
-    ((LEFT == 0)) || take "$FILE" "$AT" "$LEFT"
+    ((LEFT > 0)) || return 0
+    before=${HOLE[1]}
+    take "$FILE" "$AT" "$LEFT"
+    # It grows while the log is read: then zeros may have been taken for the log.
+    hole_in "$name"
+    ((HOLE[1] == before)) || HOLE_MOVED=1
 }
 
 body() { # room for events and logs, in bytes; the whole body on stdout; sets USED to what they took
@@ -119,8 +131,9 @@ answer() { # budget in characters of the envelope; as much as fits, and says whe
     room=$((budget * 14))
     say_errors
     while :; do
-        MORE=${MORE_FACTS:-0}
+        MORE=${MORE_FACTS:-0} HOLE_MOVED=
         body "$room" >"$BOX/body"
+        [[ -z $HOLE_MOVED ]] || continue
         gzip -c <"$BOX/body" | base64 -w 0 >"$BOX/text"
         read -r text <"$BOX/text" || :
         length=${#text}

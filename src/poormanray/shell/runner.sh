@@ -292,6 +292,13 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
     let_in
 }
 
+forget_hole() { # task.attempt size; where the task has truncated the log since, what it holds is new
+    local upto
+    [[ -s $JOB_DIR/holes/$1 ]] || return 0
+    read -r _ upto <"$JOB_DIR/holes/$1"
+    ((upto <= $2)) || rm -f "$JOB_DIR/holes/$1"
+}
+
 cap_logs() { # keeps the head and the newest part of a log; the middle becomes a hole; sets LARGEST
     local file key size from upto half=$((META_log_cap / 2)) logs=()
     LARGEST=0
@@ -302,6 +309,7 @@ cap_logs() { # keeps the head and the newest part of a log; the middle becomes a
     # One process for all logs: it is asked every few seconds, for as long as tasks run.
     while read -r size key; do
         ((size > LARGEST)) && LARGEST=$size
+        forget_hole "${key##*/}" "$size"
         ((size > META_log_cap + META_log_cap / 8)) || continue
         key=${key##*/}
         from=$(((half + 4095) / 4096 * 4096)) upto=$(((size - half) / 4096 * 4096))
