@@ -16,6 +16,9 @@ import zlib
 from dataclasses import dataclass, field
 
 MARK = "PMR1"
+# Of an instance that lacks what an envelope takes: a line of plain text, what is wrong with it.
+LACKS_MARK = "PMR0"
+_LACKS = re.compile(r"PMR0 (missing(?: [a-z0-9]{1,20}){1,60}|bash [0-9]{1,3}\.[0-9]{1,3})\n?")
 WORDS = 5
 # A large answer is 19,500 characters; deflate cannot expand more than about 1,032 times, but an
 # honest body stays below this: room for it is at most 14 bytes for each character (answer.sh).
@@ -109,10 +112,14 @@ def encode(body: bytes, *, more: bool) -> str:
 def decode(output: str) -> Answer:
     """Decode the envelope in a command's output.
 
+    The plain line of an instance that lacks something is an answer too: a refusal.
+
     Raises:
         EnvelopeCut: the output ends before the envelope does.
         EnvelopeError: there is no envelope, or it is damaged.
     """
+    if output.startswith(LACKS_MARK) and (found := _LACKS.fullmatch(output)):
+        return Answer(more=False, facts={"refused": found[1]})
     more, packed = _unwrap(output)
     return _parse(_inflate(packed), more=more, packed_bytes=len(packed))
 

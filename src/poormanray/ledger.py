@@ -13,6 +13,8 @@ from poormanray.envelope import Chunk, Condensed
 from poormanray.events import checksum, written_out
 from poormanray.schedule import whole_number
 
+# What the ledgers of this version are (shell/ledger.sh); every other format is refused.
+LEDGER_FORMAT = 2
 ID_LENGTH = 11
 # The highest signal number of Linux; a shell reports death by signal n as 128 + n.
 SIGNALS = 64
@@ -20,6 +22,8 @@ HIGHEST_CODE = 255
 # More attempts of a task than this are nobody's honest doing.
 MOST_ATTEMPTS = 1_000
 LONGEST_REASON = 60
+# Ends that were put on record only when somebody looked, after another boot perhaps.
+UNSEEN = frozenset({"rebooted", "lost", "instance", "mirrored"})
 # Epoch seconds of events, as long as honest ones can be (up to the year 5138).
 _TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 # What EC2 will do to a spot instance, and when.
@@ -61,7 +65,11 @@ class TaskState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """Where one attempt of a task stands; times are epoch seconds by the instance's clock."""
+    """Where one attempt of a task stands.
+
+    Times are epoch seconds of the instance's boot clock: what the wall clock showed when the job
+    came, and the time since. A difference of two is a duration, if they are of one boot.
+    """
 
     task: int
     attempt: int
@@ -76,6 +84,13 @@ class TaskStatus:
     def key(self) -> str:
         """Return the name of the attempt's log in the ledger."""
         return f"{self.task}.{self.attempt}"
+
+    @property
+    def took_s(self) -> float | None:
+        """Return how long the attempt ran, in seconds; None where its end was not seen."""
+        if self.started_at is None or self.ended_at is None or self.reason in UNSEEN:
+            return None
+        return max(0.0, round(self.ended_at - self.started_at, 6))
 
     @property
     def signal(self) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from poormanray import __version__
 from poormanray.envelope import Answer, EnvelopeCut, EnvelopeError, decode
 from poormanray.errors import InvalidInstances, Outage
+from poormanray.ledger import LEDGER_FORMAT, is_job_id
 from poormanray.model import Invocation, InvocationStatus, chunks
 from poormanray.shell import Call, render
 from poormanray.waiting import jittered
@@ -50,6 +53,7 @@ PATIENT_UNTOLD_EACH_S = 0.15
 SLACK_S = 30
 # A command of which there is no part after this long is asked for by itself, and again after that.
 UNSEEN_S = 4.0
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,29}")
 RATE_EXCEEDED = "RateExceeded"
 # How long an instance has to take a command where nobody says otherwise.
 DELIVER_TIMEOUT_S = 60
@@ -79,13 +83,15 @@ class Order:
 class Reply:
     """What came of an order on one instance: an answer, or why there is none.
 
-    `delivered` is false where the command certainly never reached the instance.
+    `delivered` is false where the command certainly never reached the instance, or could do nothing
+    there. `final`: to ask again would bring nothing else.
     """
 
     instance_id: str
     answer: Answer | None
     problem: str = ""
     delivered: bool = True
+    final: bool = False
 
 
 @dataclass(slots=True)
@@ -298,7 +304,7 @@ class Remote:
         if part.status is not InvocationStatus.DONE:
             return _unanswered(part, taken=part.instance_id in flight.taken)
         try:
-            return Reply(part.instance_id, decode(part.output))
+            return _answered(part.instance_id, decode(part.output))
         except EnvelopeCut:
             return None
         except EnvelopeError as error:
@@ -307,7 +313,7 @@ class Remote:
     def _whole(self, flight: Flight, part: Invocation) -> Reply:
         whole = self._ssm.invocation(flight.command_id, part.instance_id)
         try:
-            return Reply(part.instance_id, decode(whole.output if whole else part.output))
+            return _answered(part.instance_id, decode(whole.output if whole else part.output))
         except EnvelopeError as error:
             return Reply(part.instance_id, None, f"its answer is damaged: {error}")
 
@@ -345,6 +351,47 @@ class Remote:
             under_way[number] = [each for each in under_way[number] if each.waiting]
             if not under_way[number]:
                 del under_way[number]
+
+
+def _answered(instance_id: str, answer: Answer) -> Reply:
+    why = unable(answer.facts.get("refused", ""))
+    return (
+        Reply(instance_id, None, why, delivered=False, final=True)
+        if why
+        else Reply(instance_id, answer)
+    )
+
+
+# Which package a command comes from, where it is not coreutils.
+PACKAGES = {
+    "bash": "bash",
+    "gzip": "gzip",
+    "getent": "glibc-common or libc-bin",
+    **dict.fromkeys(("fallocate", "flock", "setpriv", "setsid"), "util-linux"),
+}
+
+
+def unable(refusal: str) -> str:
+    """Return why an instance can do nothing that this version of pmr asks of it; "" if it can.
+
+    `refusal` is the fact that says what it refused: a command that is missing there, a bash that is
+    too old, or a ledger whose format is not this version's.
+    """
+    match refusal.split(" "):
+        case ["missing", *commands] if commands:
+            names = ", ".join(one[:20] for one in commands[:60])
+            packages = sorted({PACKAGES.get(one, "coreutils") for one in commands})
+            them = "it" if len(commands) == 1 else "them"
+            return f"it has no {names}: install {them} (package {', '.join(packages)})"
+        case ["bash", version]:
+            return f"its bash is {version[:10]}: install bash 4.2 or newer"
+        case ["format", job, number, version] if number.isdecimal() and is_job_id(job):
+            known = _VERSION.fullmatch(version)
+            what = f"its ledger of job {job} has format {number[:9]}"
+            ours = f"this is pmr {__version__}, which reads format {LEDGER_FORMAT}"
+            named = f"poormanray {version}" if known else "the version that made the job"
+            return f"{what}, and {ours}: to reach the job install {named}"
+    return ""
 
 
 def _unanswered(part: Invocation, *, taken: bool) -> Reply:

@@ -21,7 +21,7 @@ from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, smal
 
 __all__ = ["machine", "small_disk"]  # the fixtures
 
-NAMES = ("base.sh", "ledger.sh", "queue.sh", "runner.sh")
+NAMES = ("base.sh", "ledger.sh", "queue.sh", "holding.sh", "runner.sh")
 PARTS = [Path(shell.__file__).with_name(name) for name in NAMES]
 
 

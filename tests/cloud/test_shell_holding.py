@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from poormanray import shell
 from poormanray.ledger import EventLog, TaskState
 from poormanray.manifest import Rules
+from tests.cloud.test_shell_failing import said, with_program
 from tests.cloud.test_shell_ledger import Machine, ends, machine, made
 
 __all__ = ["machine"]
@@ -236,3 +239,75 @@ def test_where_nobody_answers_it_asks_no_more(machine: Machine) -> None:
     ended = subprocess.run(words, capture_output=True, timeout=30, check=True)
     assert ended.stdout.decode().split() == ["<127.0.0.1/1>", "<127.0.0.1/1>", "<>"]
     assert ended.stderr == b""
+
+
+# --- clocks -------------------------------------------------------------------------------------
+
+HOURS_S = 3 * 3600
+
+
+def with_wall_clock(machine: Machine) -> tuple[Machine, Path]:
+    """Return a machine whose wall clock goes wrong by the seconds that a file holds.
+
+    Bash cannot be given another clock: it gets none, and asks `date` instead.
+    """
+    wrong_by, without = machine.folder / "wrong-by", machine.folder / "without"
+    wrong_by.write_text("0")
+    without.write_text("unset EPOCHREALTIME EPOCHSECONDS BASH_ENV\n")
+    machine = with_program(machine, "bash", f'BASH_ENV={without} exec "$REAL" "$@"\n')
+    date = f'IFS=. read -r at part < <("$REAL" "$@"); echo $((at + $(<{wrong_by}))).$part\n'
+    return with_program(machine, "date", date), wrong_by
+
+
+@pytest.mark.parametrize("step_s", [HOURS_S, -HOURS_S])
+def test_times_do_not_follow_the_wall_clock(machine: Machine, step_s: int) -> None:
+    machine, wrong_by = with_wall_clock(machine)
+    # The wall clock is set while the fourth task runs, and again while the fifth does.
+    sets = f"echo {step_s} >{wrong_by}.new; mv {wrong_by}.new {wrong_by}; sleep 1.5"
+    back = f"echo 0 >{wrong_by}.new; mv {wrong_by}.new {wrong_by}; sleep 1.5"
+    job = made(*["sleep 1.2"] * 3, sets, back, rules=Rules(timeout_percent=1000))
+    log = machine.run(job)
+    assert {status.state for status in log.newest.values()} == {TaskState.SUCCEEDED}
+    took_s = [log.newest[task].took_s or 0 for task in range(5)]
+    assert all(1.1 < one < 10 for one in took_s), took_s
+    # What is shown is of one line too: no task seems to begin before the one before it has ended.
+    times = [(log.newest[task].started_at, log.newest[task].ended_at) for task in range(5)]
+    assert times == sorted(times)
+    assert abs((times[0][0] or 0) - time.time()) < 60
+
+
+def test_a_time_limit_and_a_back_off_do_not_follow_the_wall_clock(machine: Machine) -> None:
+    machine, wrong_by = with_wall_clock(machine)
+    wrong = f"echo -{HOURS_S} >{wrong_by}.new; mv {wrong_by}.new {wrong_by}"
+    job = made(
+        f"{wrong}; [ $PMR_TASK_ATTEMPT = 2 ] || sleep 60", timeout_s=2, rules=Rules(retries=1)
+    )
+    machine.start(job)
+    log = machine.until(job, lambda log: ends(log) == 1 and not log.open)
+    assert [log.tasks[0, number].state for number in (1, 2)] == [
+        TaskState.TIMEOUT,
+        TaskState.SUCCEEDED,
+    ]
+    assert 1.9 < (log.tasks[0, 1].took_s or 0) < 15
+    assert gaps_s(log, 2)[0] < 15
+
+
+def test_a_back_off_of_an_earlier_boot_is_over() -> None:
+    script = (
+        "JOB_DIR=/nowhere; declare -A LATER=(); exec {QUEUE}< <(echo 3 2 99999999999999)\n"
+        "until next_task; do echo waits; sleep 0.1; done; echo $task.$attempt"
+    )
+    assert said(script) == "3.2"
+
+
+def test_a_running_task_is_as_old_as_the_boot_clock_says(machine: Machine) -> None:
+    machine, wrong_by = with_wall_clock(machine)
+    job = made("sleep 60")
+    machine.start(job)
+    machine.until(job, lambda log: bool(log.tasks))
+    wrong_by.write_text(str(HOURS_S))
+    call = shell.Call("summary", (f"id:{job.job_id}", "c", "3"), 0)
+    ((_, told),) = machine.send(call).jobs
+    words = dict(line.split("=", 1) for line in told.decode().splitlines())
+    assert int(words["under"]) < 60e6
+    assert 0 <= int(words["now"]) - int(words["first"]) < 60e6

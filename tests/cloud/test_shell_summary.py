@@ -23,7 +23,7 @@ from poormanray.jobs.listing import meant
 from poormanray.jobs.outcome import BETWEEN, tracks_of
 from poormanray.jobs.summary import Share, read_share
 from poormanray.jobs.survey import looked_over
-from poormanray.ledger import TaskState, ended_counts, new_job_id
+from poormanray.ledger import LEDGER_FORMAT, TaskState, ended_counts, new_job_id
 from poormanray.manifest import (
     Host,
     Job,
@@ -38,7 +38,7 @@ from tests.support.tracks import outcomes_of
 
 OTHER = "i-0fedcba9876543210"
 # Found before its events, so that nobody starts a runner for it.
-LEDGER_FILES = {"done": b"", "format": b"1\n"}
+LEDGER_FILES = {"done": b"", "format": b"%d 0.1.0\n" % LEDGER_FORMAT}
 
 
 def line(text: str) -> bytes:

@@ -144,7 +144,8 @@ def test_a_gap_parts_lines(capfdbinary: Capture) -> None:
     seen.show(LogGap(HOST, "7.1", 3 << 20, "the cap"))
     seen.show(LogText(HOST, "7.1", b"after\n"))
     both = capfdbinary.readouterr()
-    assert both.out == b"[c-0003] before\n[c-0003] after\n"
+    mark = b"[pmr: 3,145,728 bytes of this log are missing here: the cap]\n"
+    assert both.out == b"[c-0003] before\n[c-0003] " + mark + b"[c-0003] after\n"
     assert both.err == b"[c-0003] task 7: 3.0 MiB of its output are missing: the cap\n"
 
 

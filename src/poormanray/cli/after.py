@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -89,7 +88,10 @@ def _by_id(text: str, ids: Mapping[str, str]) -> str:
 
 
 def turn_comes_s(status: TaskStatus, now_s: float) -> float:
-    """Return for how long from now on a task without success may still get another turn."""
+    """Return for how long from now on a task without success may still get another turn.
+
+    `now_s` is its instance's own time, as that of its events is.
+    """
     if status.state in (TaskState.SUCCEEDED, TaskState.CANCELLED) or not status.state.ended:
         return 0.0
     longest_s = LOST_COMES_S
@@ -97,7 +99,6 @@ def turn_comes_s(status: TaskStatus, now_s: float) -> float:
         back_off_s = min(BACK_OFF_S * 2 ** min(status.attempt - 1, 9), LONGEST_BACK_OFF_S)
         longest_s = back_off_s + TURN_COMES_S
     age_s = now_s - status.ended_at if status.ended_at is not None else 0.0
-    # The instance's clock may be ahead of ours.
     return max(0.0, longest_s - max(0.0, age_s))
 
 
@@ -182,10 +183,13 @@ class _Awaited:
         self.follow(live=True)
         waited: set[tuple[int, int]] = set()
         while True:
-            now_s = time.time()
             found = self.found()
+            clocks_s = {track.host.instance_id: track.clock_s for track in self.tracks}
             due_s = {
-                (one.task, one.status.attempt): turn_comes_s(one.status, now_s) for one in found
+                (one.task, one.status.attempt): turn_comes_s(
+                    one.status, clocks_s.get(one.host.instance_id, 0.0)
+                )
+                for one in found
             }
             pause_s = max((s for key, s in due_s.items() if key not in waited), default=0.0)
             if not pause_s or not all(one.state.ended for one in found):

@@ -293,9 +293,7 @@ def _output_event(text: LogText) -> dict[str, object]:
 def outcome_row(outcome: Outcome) -> dict[str, object]:
     """Return an outcome as JSON knows it: durations in seconds, times in ISO 8601 UTC."""
     status = outcome.status
-    took = None
-    if status.started_at is not None and status.ended_at is not None:
-        took = round(status.ended_at - status.started_at, 3)
+    took_s = status.took_s
     return {
         "task": outcome.task,
         "task_name": outcome.name,
@@ -307,7 +305,7 @@ def outcome_row(outcome: Outcome) -> dict[str, object]:
         "reason": outcome.why,
         "started_at": iso(status.started_at),
         "ended_at": iso(status.ended_at),
-        "duration_s": took,
+        "duration_s": None if took_s is None else round(took_s, 3),
     }
 
 

@@ -326,7 +326,7 @@ class Follower:
             refused = Reply(reply.instance_id, None, REFUSALS[refusal], delivered=again)
             yield from self._failed(track, refused, kind, asked)
             return
-        yield from self._heard(track, now_s, bulk=kind == "bulk")
+        yield from self._heard(track, answer, now_s, bulk=kind == "bulk")
         if refusal:
             if not (kind == "look" and track.may_still_come(refusal, now_s)):
                 words = REFUSALS.get(refusal, refusal[:99])
@@ -389,6 +389,9 @@ class Follower:
         if kind == "start" and not track.looked:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
+        if reply.final:
+            yield from self._give_up(track, reply.problem, Contact.REFUSED)
+            return
         never_came = kind == "start" and track.never_came(delivered=reply.delivered)
         hopeless = track.failures >= MOST_FAILURES or never_came
         now_s = self._clock.now_s()
@@ -422,11 +425,13 @@ class Follower:
         if not track.looking:
             track.retry(now_s, bulk=False)
 
-    def _heard(self, track: Track, now_s: float, *, bulk: bool) -> Iterator[Responsive]:
+    def _heard(
+        self, track: Track, answer: Answer, now_s: float, *, bulk: bool
+    ) -> Iterator[Responsive]:
         if track.silent:
             yield Responsive(track.host, now_s - (track.answered_at_s or now_s))
             track.reopen()
-        track.hear(now_s, bulk=bulk)
+        track.hear(answer, now_s, bulk=bulk)
 
     def _give_up(self, track: Track, why: str, contact: Contact) -> Iterator[Happening]:
         track.looking = False

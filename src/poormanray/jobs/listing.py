@@ -14,7 +14,7 @@ from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
 from poormanray.ledger import is_job_id
 from poormanray.manifest import Host, JobSummary, Manifest, decode_manifest, sound_summary
-from poormanray.remote import CHUNK, DELIVER_TIMEOUT_S, EVERYONE, Order
+from poormanray.remote import CHUNK, DELIVER_TIMEOUT_S, EVERYONE, Order, unable
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 MOST_JOBS = 100
@@ -80,6 +80,9 @@ def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dic
         except ValueError as error:
             problems[reply.instance_id] = f"its answer is damaged: {error}"
             continue
+        for key, words in reply.answer.facts.items():
+            if why := key.startswith("foreign.") and unable(f"format {key[8:]} {words}"):
+                problems[reply.instance_id] = why
         for summary in summaries:
             if summary.cluster == fleet.cluster:
                 found.setdefault(summary.job_id, _Sum(summary)).add(summary)

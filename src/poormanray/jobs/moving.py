@@ -45,8 +45,8 @@ class Pace:
 
     def add(self, status: TaskStatus) -> None:
         """Take in an attempt that has ended."""
-        if status.started_at is not None and status.ended_at is not None:
-            self.seconds += max(0.0, status.ended_at - status.started_at)
+        if status.took_s is not None:
+            self.seconds += status.took_s
             self.count += 1
 
     def mean_s(self, prior_s: float) -> float:

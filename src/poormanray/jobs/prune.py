@@ -20,6 +20,7 @@ _FACT = re.compile(r"([0-9]{1,18}) (-?[0-9]{1,11}) ([0-9]{1,9}) ([a-z-]{1,20})")
 _WORDS = {
     "running": "it still runs",
     "waiting": "tasks of it still wait",
+    "format": "it is one of another version of pmr (pmr jobs names it)",
     "failed": "its files cannot be moved away",
 }
 

@@ -306,7 +306,7 @@ def report_csv(found: Sequence[Outcome]) -> str:
     for one in found:
         status = one.status
         began, ended = status.started_at, status.ended_at
-        took = None if began is None or ended is None else round(ended - began, 3)
+        took = None if status.took_s is None else round(status.took_s, 3)
         writer.writerow(
             [
                 *(one.task, one.name, status.attempt, one.host.name, status.slot),

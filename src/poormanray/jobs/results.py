@@ -99,8 +99,7 @@ def joblog(found: Sequence[Outcome], sizes: Mapping[str, int]) -> str:
         if not status.state.ended:
             continue
         began = status.started_at or 0.0
-        # The instance's clock may have been set back meanwhile.
-        took = max(0.0, (status.ended_at or began) - began)
+        took = status.took_s or 0.0
         code = status.exit_code
         if code is None:
             code = 0 if status.state is TaskState.SUCCEEDED else LOST_EXITVAL

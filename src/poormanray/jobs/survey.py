@@ -52,6 +52,8 @@ def _share_of(
         for status in coded
         if status.started_at is not None and status.ended_at is not None
     ]
+    # Its own clock says how long its tasks have run: no two clocks agree.
+    now_s = track.clock_s or now_s
     running = [one.status.started_at for one in own if one.state is TaskState.RUNNING]
     return Share(
         track.host.instance_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -72,6 +73,8 @@ SILENT_PAUSE_S, LONGEST_SILENT_PAUSE_S = 10.0, 300.0
 REASSIGN_S = 300.0
 # Of a job that an instance does not know, before it is said that it never came there.
 MOST_UNKNOWN_LOOKS = 3
+# What an instance says that the time is: epoch seconds, as in its events.
+_CLOCK = re.compile(r"[0-9]{1,11}\.[0-9]{3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +242,8 @@ class Track:
     `waits`: after a reboot, for a client that has seen what others took over meanwhile;
     `unknown_looks`: looks that found that it does not know the job (yet);
     `read_failures`: requests for bulk that failed in a row, which makes the next wait longer;
-    `told_notice`: its spot notice has been told.
+    `told_notice`: its spot notice has been told;
+    `clock_s`: the time of its newest answer, by the clock that its events go by; 0: not told.
     """
 
     host: Host
@@ -267,6 +271,7 @@ class Track:
     read_failures: int = 0
     read_due_s: float = 0.0
     told_notice: bool = False
+    clock_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Take nothing from the instance that is another's to tell."""
@@ -386,9 +391,11 @@ class Track:
         self.read_failures += 1
         self.read_due_s = now_s + min(RETRY_PAUSE_S * self.read_failures, LONGEST_READ_PAUSE_S)
 
-    def hear(self, now_s: float, *, bulk: bool) -> None:
+    def hear(self, answer: Answer, now_s: float, *, bulk: bool) -> None:
         """Take note of an answer: what has failed before is over."""
         self.heard_at_s = self.answered_at_s = now_s
+        if _CLOCK.fullmatch(told := answer.facts.get("now", "")):
+            self.clock_s = float(told)
         self.failures = 0
         self.read_failures = 0 if bulk else self.read_failures
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
+# The version of pmr is in every ledger, and so is the format that it writes (shell/ledger.sh).
+from poormanray import __version__
+
 # The document and its parameters may have 64 KB together (SSM model: the text of
 # CreateDocumentRequest.Content); whatever a KB is there, this stays well below it.
 SEND_LIMIT_CHARS = 48 * 1024
@@ -88,6 +91,7 @@ def _assignments(call: Call, library_size: int) -> str:
         "TABLE": "\n".join(f"{key} {row}" for key, row in call.table.items()),
         "SMALL": str(SMALL_ANSWER_CHARS),
         "LARGE": str(LARGE_ANSWER_CHARS),
+        "WRITER": __version__,
         "LIBRARY_SIZE": str(library_size),
         "PARTS": str(call.bundle.parts),
         "SOURCE": call.bundle.source,

@@ -4,6 +4,11 @@
 #
 #   PMR1 <more> <length> <sha256, 16 digits> <base64 of gzip of the body>
 #
+# Where something is missing that this needs, the answer is a line of plain text instead:
+#
+#   PMR0 missing <command> ...                      there are no such commands (send.sh)
+#   PMR0 bash <version>                             bash is too old (base.sh)
+#
 # The body is a row of records; counts are bytes, and that many bytes follow the line:
 #   k <key> <value>                                 a fact
 #   e <offset> <count>                              part of the ledger's events

@@ -22,7 +22,7 @@ verb_ends() { # which job (see find_job), cluster, [each]; else as observe
         fact job "$JOB"
         verb_observe "$JOB"
     else
-        fact refused no-such-job
+        refuse_job
         WANTED='' EVENTS_AT='' JOB_DIR=''
         answer "$SMALL"
     fi

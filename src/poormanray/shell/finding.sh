@@ -9,7 +9,8 @@ find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one 
         [[ -d $folder ]] && folders+=("${folder%/}")
     done
     for ((index = ${#folders[@]} - 1; index >= 0; index--)); do
-        open_job "${folders[index]##*/}" || continue
+        # A ledger of another format counts too: an older job must not be taken for the newest.
+        open_job "${folders[index]##*/}" || [[ -n $FOREIGN ]] || continue
         cluster='' name=''
         # A name ends in "=" as it likes: it is base64.
         while IFS= read -r line; do
@@ -17,9 +18,12 @@ find_job() { # last, id:ID or name:NAME (base64); cluster; opens the newest one 
                 cluster=*) cluster=${line#*=} ;;
                 name=*) name=${line#*=} ;;
             esac
-        done <"$JOB_DIR/meta"
-        [[ $cluster == "$2" && ($1 == last || $1 == "name:$name") ]] && return
+        done <"$PMR_ROOT/jobs/$JOB/meta"
+        [[ $cluster == "$2" && ($1 == last || $1 == "name:$name") ]] || continue
+        [[ -z $FOREIGN ]]
+        return
     done
+    FOREIGN=
     return 1
 }
 
@@ -30,7 +34,7 @@ verb_which() { # which job (see find_job), cluster; the row is as for observe, a
         my_row
         read -r _ _ _ BUDGET WANTED <<<"$ROW"
     else
-        fact refused no-such-job
+        refuse_job
         JOB_DIR=
     fi
     answer "$BUDGET"

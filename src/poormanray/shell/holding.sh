@@ -80,6 +80,9 @@ next_task() { # sets task and attempt; false when there is none to start now
     local due key
     while read -r task attempt due <&"$QUEUE"; do
         [[ -n $due ]] || return 0
+        now
+        # No back-off is that long: the time is of an earlier boot.
+        ((due - ${NOW/./} <= 60000)) || due=0
         LATER[$task.$attempt]=$due
     done
     ((${#LATER[@]})) || return
@@ -99,7 +102,17 @@ next_task() { # sets task and attempt; false when there is none to start now
 # --- time limits --------------------------------------------------------------------------------
 
 time_limit() { # task.attempt; ends the task when its time is over
-    pause "$META_timeout"
+    local seconds=${META_timeout%%.*} part=000 until left
+    [[ $META_timeout != *.* ]] || part=${META_timeout#*.}000
+    since_boot
+    until=$((UPTIME + 10#$seconds * 1000 + 10#${part:0:3}))
+    while left=$((until - UPTIME)) && ((left > 0)); do
+        # A long wait may stand still while the machine is suspended.
+        ((left <= 10000)) || left=10000
+        printf -v seconds '%d.%03d' $((left / 1000)) $((left % 1000))
+        pause "$seconds"
+        since_boot
+    done
     end_task "$1" timeout 5
 }
 

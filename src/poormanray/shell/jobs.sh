@@ -45,7 +45,10 @@ verb_jobs() { # most; the newest jobs first
         [[ -d $folder ]] && names+=("${folder%/}")
     done
     for ((index = ${#names[@]} - 1; index >= 0 && count < $1; index--)); do
-        open_job "${names[index]##*/}"
+        open_job "${names[index]##*/}" || {
+            [[ -z $FOREIGN ]] || fact "foreign.$JOB" "$FOREIGN"
+            continue
+        }
         runner_state
         [[ $RUNNER == dead ]] && settle
         tally

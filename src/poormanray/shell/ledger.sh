@@ -9,11 +9,44 @@ pause() { # seconds, fractions allowed
     read -r -t "$1" -u "$PMR_NEVER" || :
 }
 
-now() { # sets NOW to the epoch with milliseconds; bash 4 has no EPOCHREALTIME
-    NOW=${EPOCHREALTIME-}
-    [[ -n $NOW ]] || NOW=$(date +%s.%6N)
-    # More digits would be most of what an instance has to tell of its tasks.
-    NOW=${NOW%???}
+since_boot() { # sets UPTIME to the milliseconds since the boot; what measures time goes by this clock
+    UPTIME=0.00
+    read -r UPTIME _ </proc/uptime
+    # Two digits follow the point.
+    UPTIME=$((10#${UPTIME/./} * 10))
+}
+
+wall_clock() { # sets WALL to epoch milliseconds; it may be set back or forth at any moment
+    WALL=${EPOCHREALTIME-}
+    # Bash 4 has none.
+    [[ -n $WALL ]] || WALL=$(date +%s.%6N)
+    WALL=${WALL/./} WALL=${WALL%???}
+}
+
+job_epoch() { # ledger; sets EPOCH to the wall clock's milliseconds at the boot, as the job began with
+    local boot='' epoch=''
+    boot_id
+    { read -r boot epoch <"$1/epoch"; } 2>/dev/null
+    if [[ $boot != "$BOOT" || -z $epoch || $epoch == *[!0-9]* ]]; then
+        wall_clock
+        epoch=$((WALL - UPTIME))
+    fi
+    EPOCH=$epoch EPOCH_OF=$1
+}
+
+keep_epoch() { # ledger; for as long as this boot lasts
+    since_boot
+    job_epoch "$1"
+    printf '%s %s\n' "$BOOT" "$EPOCH" >"$1/epoch.new" && mv -f "$1/epoch.new" "$1/epoch"
+}
+
+now() { # sets NOW, for events: epoch seconds with milliseconds, of which a difference is a duration
+    # The boot clock, shown as the wall clock was when the job came: so an event needs one time only,
+    # and nothing that is done to the wall clock since makes a task long, short or late.
+    since_boot
+    [[ ${EPOCH_OF-} == "$JOB_DIR" ]] || job_epoch "$JOB_DIR"
+    NOW=$((EPOCH + UPTIME))
+    NOW=${NOW%???}.${NOW: -3}
 }
 
 patiently() { # words; what they come to, tried again while that may be the machine's failure
@@ -85,12 +118,28 @@ claim() { # task.attempt; true for exactly one caller, ever
     return "$taken"
 }
 
-open_job() { # job id; sets JOB and JOB_DIR
+# What this file and the others write and read as a ledger; raised when an older pmr could not.
+LEDGER_FORMAT=2
+
+open_job() { # job id; sets JOB and JOB_DIR; false where there is none, or FOREIGN says of what format
+    local format='' version=''
+    FOREIGN='' JOB_DIR=
     # The id is a part of paths that root writes to.
     [[ $1 =~ ^[0-9a-z]+$ ]] || return
     JOB=$1
+    [[ -d $PMR_ROOT/jobs/$1 ]] || return
+    { read -r format version _ <"$PMR_ROOT/jobs/$1/format"; } 2>/dev/null
+    if [[ $format != "$LEDGER_FORMAT" ]]; then
+        # Nothing reads or writes it: whatever it holds may mean something else there.
+        FOREIGN="${format:-0} ${version:--}"
+        return 1
+    fi
     JOB_DIR=$PMR_ROOT/jobs/$1
-    [[ -d $JOB_DIR ]]
+}
+
+refuse_job() { # tells why there is no answer about the job that open_job has not opened
+    [[ -z $FOREIGN ]] || { fact refused "format $JOB $FOREIGN" && return; }
+    fact refused no-such-job
 }
 
 load_meta() { # sets META_<key> for the keys of the ledger's meta file that the runner needs

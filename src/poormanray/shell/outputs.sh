@@ -112,7 +112,7 @@ verb_outputs() { # job glob most; the row, if there is one, is the URL to put th
     local PACK_LOCK
     WANTED='' EVENTS_AT=''
     if ! open_job "$1"; then
-        fact refused no-such-job
+        refuse_job
     else
         my_row
         exec {PACK_LOCK}>"$JOB_DIR/pack.lock"

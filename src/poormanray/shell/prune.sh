@@ -40,7 +40,8 @@ remove() { # jobs; under the lock only what makes them nobody's any more
         WHY=
         bytes_of "$job"
         ((BYTES > 0)) || continue
-        if open_job "$job"; then
+        open_job "$job" || [[ -z $FOREIGN ]] || WHY=format
+        if [[ -n $JOB_DIR ]]; then
             settle
             exec {own}>"$JOB_DIR/lock"
             flock "$own"
@@ -69,6 +70,11 @@ look_over() { # cluster older larger most; tells of each job that might go, and 
             settle
             stays
             age_of "$JOB_DIR/events"
+        elif [[ -n $FOREIGN ]]; then
+            # Whether it still runs is written in a way that is not known here.
+            [[ $folder == "$PMR_ROOT"/jobs/* ]] || continue
+            WHY=format
+            age_of "$folder"
         else
             # Parts of a job that never came to be, or that is just being submitted.
             WHY=

@@ -388,6 +388,7 @@ runner() { # job
     printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new" ||
         { rm -f "$JOB_DIR/reserve" && printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"; } || exit 1
     mv "$JOB_DIR/runner.new" "$JOB_DIR/runner" || exit 1
+    keep_epoch "$JOB_DIR"
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
     rm -f "$JOB_DIR/placed" "$JOB_DIR/interrupted"

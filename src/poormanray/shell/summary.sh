@@ -303,7 +303,7 @@ verb_summary() { # which job (see find_job), cluster, how many of the slowest an
         done
         add_job "$BOX/job"
     else
-        fact refused no-such-job
+        refuse_job
     fi
     JOB_DIR=
     answer "$SMALL"

@@ -13,6 +13,8 @@ my_row() { # sets ROW to this instance's line of the call's table, without its i
 runner_facts() {
     runner_state
     fact runner "$RUNNER"
+    now
+    fact now "$NOW"
     [[ $RUNNER == dead ]] && settle
     [[ ! -e $JOB_DIR/waits ]] || fact waits 1
     # Of its events only so much is told now: what comes later is for the next look.
@@ -79,7 +81,8 @@ unpack() { # into a folder of its own; the commit is one rename
     my_queue "$new/manifest" >"$new/queue" &&
         head -c "$LIBRARY_SIZE" "$SEND" >"$new/library.sh" &&
         head -c 65536 /dev/zero >"$new/reserve" &&
-        printf '1\n' >"$new/format" && : >"$new/events" && room_for_events "$new" || return
+        printf '%s %s\n' "$LEDGER_FORMAT" "$WRITER" >"$new/format" && : >"$new/events" && room_for_events "$new" &&
+        keep_epoch "$new" || return
     # Users run scripts by path and see nothing else of the ledger.
     chmod 711 "$new" "$new/scripts"
     [[ $(stat -c %s "$new/reserve") == 65536 ]]
@@ -129,7 +132,7 @@ commit() { # once for each job id, whatever is sent again
 }
 
 sync_tree() { # what the commit promises is on disk before it
-    sync "$1/meta" "$1/manifest" "$1/queue" "$1/content" "$1/env" "$1/library.sh" "$1/format"
+    sync "$1/meta" "$1/manifest" "$1/queue" "$1/content" "$1/env" "$1/library.sh" "$1/format" "$1/epoch"
 }
 
 let_go() { # of every descriptor but the first three: the agent waits until its pipe is closed
@@ -262,7 +265,7 @@ wait_for_news() { # window in seconds; ends early when the job is over, or soon 
 verb_observe() { # job; the row says: events offset, window, wake on events, budget, logs, mirror
     local window watch mirror
     if ! open_job "$1"; then
-        fact refused no-such-job
+        refuse_job
         WANTED=
         answer "$SMALL"
         return
@@ -300,7 +303,7 @@ verb_queue() { # job; the row says: events offset, what to adopt, what to give a
     read -r EVENTS_AT adopts gives resume <<<"$ROW"
     open_job "$1" && [[ $resume == resume ]] && undo_cancel
     if [[ ! -d $JOB_DIR ]]; then
-        fact refused no-such-job
+        refuse_job
     elif [[ -e $JOB_DIR/cancel ]]; then
         fact refused cancelled
     else
@@ -367,7 +370,7 @@ verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goe
     # By task: one attempt may be at its end while the next one waits already.
     WANTED='' EVENTS_AT='' CANCELLED=()
     if ! open_job "$1"; then
-        fact refused no-such-job
+        refuse_job
     elif [[ -z $only ]] && ! cancel_all; then
         fact refused disk
     else
