@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from poormanray import shell
 from poormanray.envelope import decode
 from poormanray.ledger import TaskState
+from poormanray.manifest import HelperFile
+from tests.cloud.hosting import soon
 from tests.cloud.test_shell_ledger import Machine, machine, made
 
 __all__ = ["machine"]
@@ -113,3 +116,39 @@ def test_every_sh_unpacks_a_send(tmp_path: Path, name: str) -> None:
     answer = decode(ended.stdout.decode())
     assert answer.facts["bash"].partition(".")[0].isdecimal()
     assert sorted(tmp_path.iterdir()) == [script]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_another_user_of_the_instance_reads_nothing_of_a_job(machine: Machine) -> None:
+    for folder in (machine.folder, *machine.folder.parents):
+        if Path(tempfile.gettempdir()) in folder.parents:
+            folder.chmod(folder.stat().st_mode | 0o111)
+    own = made(
+        "cat helper; echo secret-script; echo secret-output >$PMR_OUTPUT_DIR/o; sleep 60",
+        user="nobody",
+        env={"TOKEN": "secret-env"},
+        helper_files=(HelperFile("helper", b"secret-helper\n", 0o644),),
+    )
+    own = replace(own, tasks=(replace(own.tasks[0], entry="secret-entry"),))
+    machine.start(own)
+    machine.until(own, lambda log: bool(log.tasks))
+    soon(lambda: (machine.root / "work" / own.job_id / "0.1.out" / "o").exists())
+    assert machine.log(own) == b"secret-helper\nsecret-script\n"
+    ledger, work = machine.ledger(own), machine.root / "work" / own.job_id
+    there = [one for folder in (ledger, work) for one in folder.rglob("*")]
+    files = [one for one in there if one.is_file()]
+    assert {"0", "helper", "o", "0.1", "env", "manifest", "content"} <= {one.name for one in files}
+    # The paths are no secret: it is given all of them.
+    tries = "".join(f"cat {one} && echo read {one}\n" for one in files)
+    tries += "".join(f"ls {one} && echo listed {one}\n" for one in there if one.is_dir())
+    tries += "for p in /proc/[0-9]*; do cat $p/environ; done 2>&- | tr '\\0' '\\n'\n"
+    other = made(tries, user="daemon")
+    machine.run(other)
+    told = machine.log(other).decode()
+    assert "secret" not in told
+    assert "read " not in told
+    assert "listed " not in told
+    machine.cancel(own)
+    # What is its own it reads and runs, and nobody else can write it.
+    script = ledger / "scripts" / "0"
+    assert (script.stat().st_mode & 0o777, script.owner()) == (0o500, "nobody")

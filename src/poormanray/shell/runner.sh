@@ -67,7 +67,10 @@ new_scripts() { # folder task.attempt...
         [[ -d $new ]] || mkdir "$new" || return
         cut_out "${SCRIPT_AT[number]}" "${SCRIPT_SIZE[number]}" >"$new/$number" || return
     done
-    [[ ! -d $new ]] || { chmod 755 "$new"/* && mv -f -t "$JOB_DIR/scripts" -- "$new"/*; }
+    [[ -d $new ]] || return 0
+    # `ps` shows everybody where they are: only the tasks' user may read them.
+    [[ -z ${USER_IDS-} ]] || chown -- "$USER_IDS" "$new"/* || return
+    chmod 500 "$new"/* && mv -f -t "$JOB_DIR/scripts" -- "$new"/*
 }
 
 place_files() { # work folder; the job's helper files, each under its own path

@@ -83,7 +83,7 @@ unpack() { # into a folder of its own; the commit is one rename
         head -c 65536 /dev/zero >"$new/reserve" &&
         printf '%s %s\n' "$LEDGER_FORMAT" "$WRITER" >"$new/format" && : >"$new/events" && room_for_events "$new" &&
         keep_epoch "$new" || return
-    # Users run scripts by path and see nothing else of the ledger.
+    # Users run their own scripts by path, and see nothing else of the ledger.
     chmod 711 "$new" "$new/scripts"
     [[ $(stat -c %s "$new/reserve") == 65536 ]]
 }
