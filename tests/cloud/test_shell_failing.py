@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from poormanray import shell
 from poormanray.envelope import Chunk, Hole
 from poormanray.events import checksum
+from poormanray.jobs.pack import Store
 from poormanray.ledger import TaskState, new_job_id
 from poormanray.manifest import Job, decode_meta
 from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, small_disk
@@ -286,3 +289,30 @@ def test_what_another_instance_has_got_is_not_counted(machine: Machine) -> None:
         ):
             events.write(f"{text} {checksum(text)}\n")
     assert counts() == {"queued": 3, "running": 1, "succeeded": 2, "failed": 0}
+
+
+OUTPUTS = (
+    "cd $PMR_OUTPUT_DIR; for n in a b c d e f; do head -c 100000 /dev/zero >$n; done; : >empty"
+)
+# What takes the place of the files when they have been looked at, and before they are read.
+SWAPS = (
+    "mkfifo a b; sleep 30 <>b & ln -s /etc/passwd c; : >d; head -c 200000 /dev/zero >e; ln -s . f"
+)
+
+
+def test_what_takes_the_place_of_an_output_holds_nothing_up(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.run(job := made(OUTPUTS))
+    folder = machine.root / "work" / job.job_id / "0.1.out"
+    swap = f'"$REAL" "$@"; code=$?; [[ $* != *printf* ]] || {{ cd {folder}; rm [a-f]; {SWAPS}; }} '
+    swapped = with_program(machine, "stat", swap + ">&- 2>&-; exit $code\n")
+    began_s = time.monotonic()
+    answer = swapped.send(shell.Call("outputs", (job.job_id, "*", "9999999"), 0, {ME: ""}))
+    assert time.monotonic() - began_s < 30
+    assert answer.facts["found"] == "7 600000"
+    pack = (machine.ledger(job) / "pack").read_bytes()
+    left_out = Store(tmp_path).take(io.BytesIO(pack), {"0.1"}, count=7, most=1 << 20)
+    assert sorted(one.name for one in (tmp_path / "0").iterdir()) == ["e", "empty"]
+    assert (tmp_path / "0" / "e").read_bytes() == bytes(100_000)
+    assert [one.endswith("it changed while it was read") for one in left_out] == [True] * 5

@@ -132,7 +132,7 @@ def test_another_user_of_the_instance_reads_nothing_of_a_job(machine: Machine) -
     own = replace(own, tasks=(replace(own.tasks[0], entry="secret-entry"),))
     machine.start(own)
     machine.until(own, lambda log: bool(log.tasks))
-    soon(lambda: (machine.root / "work" / own.job_id / "0.1.out" / "o").exists())
+    soon((machine.root / "work" / own.job_id / "0.1.out" / "o").exists)
     assert machine.log(own) == b"secret-helper\nsecret-script\n"
     ledger, work = machine.ledger(own), machine.root / "work" / own.job_id
     there = [one for folder in (ledger, work) for one in folder.rglob("*")]

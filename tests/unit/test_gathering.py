@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ME = "i-0123456789abcdef0"
 DATA = os.urandom(100_000)
-CONTENT = b"f 3.1 644 1 %d\na%b" % (len(DATA), DATA)
+CONTENT = b"f 3.1 644 1 %d\na%b.\n" % (len(DATA), DATA)
 
 
 @dataclass

@@ -24,7 +24,7 @@ names = st.lists(steps, min_size=1, max_size=5).map(b"/".join)
 
 def record(name: bytes, data: bytes = b"x", *, key: str = "3.1", mode: str = "644") -> bytes:
     """Return one file as shell/outputs.sh packs it."""
-    return f"f {key} {mode} {len(name)} {len(data)}\n".encode() + name + data
+    return f"f {key} {mode} {len(name)} {len(data)}\n".encode() + name + data + b".\n"
 
 
 def taken(folder: Path, *records: bytes, count: int = 0, most: int = MOST) -> list[str]:
@@ -93,6 +93,9 @@ def test_other_attempts_are_passed_over_and_what_is_missing_is_told(tmp_path: Pa
     "damaged",
     [
         record(b"a", b"x" * 50)[:-1],
+        record(b"a", b"x" * 50)[:-2],
+        record(b"a", b"x" * 50)[:-2] + b"?\n",
+        b"f 3.1 644 1 1\na",
         b"f 3.1 644 1 99999999999\na",
         b"f 3.1 644 1 -1\na",
         b"f ../3.1 644 1 1\naa",
@@ -108,6 +111,13 @@ def test_damage_is_an_error_and_leaves_no_part_of_a_file(tmp_path: Path, damaged
         taken(tmp_path, damaged)
     for path in (tmp_path / "3").glob("*"):
         assert path.stat().st_size == MOST
+
+
+def test_a_file_that_changed_while_it_was_packed_is_left_out(tmp_path: Path) -> None:
+    changed = record(b"a", b"x" * 50)[:-2] + b"!\n"
+    told = taken(tmp_path, changed, record(b"b", b"y"), changed.replace(b"3.1", b"4.1"))
+    assert [path.name for path in (tmp_path / "3").iterdir()] == ["b"]
+    assert told[0] == "task 3: b'a': it changed while it was read"
 
 
 def test_a_cut_pack_is_an_error(tmp_path: Path) -> None:

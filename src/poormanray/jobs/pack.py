@@ -21,6 +21,7 @@ from poormanray.jobs.results import fresh
 LONGEST_PATH, LONGEST_NAME = 4096, 255
 _HEAD = re.compile(rb"f ([0-9]{1,9})\.([0-9]{1,4}) ([0-7]{1,5}) ([1-9][0-9]{0,3}) ([0-9]{1,15})\n")
 _LONGEST_HEAD = 60
+_WHOLE, _CHANGED = b".\n", b"!\n"
 _BLOCK_BYTES = 1 << 20
 EXECUTABLE, PLAIN = 0o755, 0o644
 # An instance packs some hundreds in a second, and no more than these (shell/outputs.sh).
@@ -47,6 +48,10 @@ class PackError(Exception):
     """A pack is damaged, or larger than it may be."""
 
 
+class Changed(Exception):
+    """A file changed, or something else came to its place, while it was packed."""
+
+
 @dataclass(frozen=True, slots=True)
 class PackedFile:
     """One file of a pack; `content` has `size` bytes left to read before the next file comes."""
@@ -67,6 +72,7 @@ class PackedFile:
         """Yield the content.
 
         Raises:
+            Changed: that was not all of the file.
             PackError: it ends too soon.
         """
         left = self.size
@@ -74,6 +80,11 @@ class PackedFile:
             block = _read(self.content, min(left, _BLOCK_BYTES))
             left -= len(block)
             yield block
+        word = b"".join(_pieces(self.content, 2))
+        if word not in (_WHOLE, _CHANGED):
+            raise PackError("it is damaged")
+        if word == _CHANGED:
+            raise Changed
 
 
 def packed_files(pack: IO[bytes], *, most: int) -> Iterator[PackedFile]:
@@ -169,12 +180,16 @@ class Store:
         for file in packed_files(pack, most=most):
             count -= 1
             opened = self._open(file) if file.key in keys else ""
-            if isinstance(opened, str):
-                left_out += [f"task {file.task}: {file.name!r}: {opened}"] if opened else []
-                for _ in file.blocks():
-                    pass
-            else:
-                self._fill(opened, file)
+            try:
+                if isinstance(opened, str):
+                    for _ in file.blocks():
+                        pass
+                else:
+                    self._fill(opened, file)
+                    opened = ""
+            except Changed:
+                opened = "it changed while it was read"
+            left_out += [f"task {file.task}: {file.name!r}: {opened}"] if opened else []
         if count > 0:
             left_out.append(f"{count} that the tasks' own user cannot read")
         return left_out
@@ -206,7 +221,7 @@ class Store:
             with path.open("wb") as target:
                 for block in file.blocks():
                     target.write(block)
-        except (OSError, PackError):
+        except (Changed, OSError, PackError):
             # Part of a file would look like all of it.
             path.unlink(missing_ok=True)
             raise

@@ -4,7 +4,8 @@
 #
 #   f <task.attempt> <mode> <count of the name> <count of the content>
 #
-# and then that many bytes. It is made by the tasks' user, who may write anything into it, and
+# and then that many bytes, and a line: `.`, or `!` where what came of the file is not all of it, as
+# something else came to its place meanwhile, or it shrank. It is made by the tasks' user, who may write anything into it, and
 # reads nothing that this user could not read: whoever takes it checks it.
 
 plain_path() { # path; true when no folder on it is a link: the pattern may lead through one
@@ -16,7 +17,7 @@ plain_path() { # path; true when no folder on it is a link: the pattern may lead
 }
 
 pack_files() { # folder glob most; task.attempt lines on stdin; first how many files and bytes there are, then the pack
-    local IFS='' key file line size mode bytes=0 lost=0 names=() files=() fd at
+    local IFS='' key file line size mode bytes=0 lost=0 names=() files=() out at copied
     shopt -s globstar nullglob
     while read -r key; do
         cd "$1/$key.out" || { lost=$((lost + 1)) && continue; }
@@ -29,21 +30,32 @@ pack_files() { # folder glob most; task.attempt lines on stdin; first how many f
     cd "$1" || return
     for ((at = 0; at < ${#names[@]}; at += 200)); do
         while read -r -d '' line; do
+            # Still a regular file.
+            [[ $line == 8* ]] || { lost=$((lost + 1)) && continue; }
+            line=${line#* }
             files+=("$line")
             bytes=$((bytes + ${line%% *}))
-        done < <(stat --printf '%s %a %n\0' -- "${names[@]:at:200}")
+        done < <(stat --printf '%f %s %a %n\0' -- "${names[@]:at:200}")
     done
     # What cannot be read counts too: whoever reads the pack finds that it is missing.
     printf '%s %s\n' "$((${#files[@]} + lost))" "$bytes"
     ((bytes <= $3 && ${#files[@]} <= 20000)) || return 0
+    exec {out}>&1
     for line in ${files[@]+"${files[@]}"}; do
         size=${line%% *} line=${line#* } mode=${line%% *} file=${line#* } key=${line#* }
-        { exec {fd}<"$file"; } 2>/dev/null || continue
-        key=${key%%.out/*} file=${file#*/}
+        [[ -r $file ]] || continue
+        line=$file key=${key%%.out/*} file=${file#*/}
         printf 'f %s %s %s %s\n%s' "$key" "$mode" "${#file}" "$size" "$file"
-        # It may grow or shrink meanwhile: what was announced is what comes.
-        { cat <&"$fd" && cat /dev/zero; } 2>/dev/null | head -c "$size"
-        exec {fd}<&-
+        copied=0
+        # Neither a FIFO nor a link that has come to its place holds anything up, or leads elsewhere.
+        ((size == 0)) || copied=$(LC_ALL=C dd "if=$line" bs=64k "count=$size" \
+            iflag=nonblock,nofollow,count_bytes,fullblock 2>&1 >&"$out")
+        copied=${copied##*$'\n'} copied=${copied%% *}
+        [[ -n $copied && $copied != *[!0-9]* ]] || copied=0
+        # What was announced is what comes.
+        ((copied == size)) && printf '.\n' && continue
+        head -c $((size - copied)) /dev/zero
+        printf '!\n'
     done
 }
 
