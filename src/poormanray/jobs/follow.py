@@ -358,7 +358,8 @@ class Follower:
             if self.mover:
                 self.mover.wait(self._clock.now_s() + RETRY_PAUSE_S * track.failures)
             return
-        yield from self._heard(self.tracks[reply.instance_id], self._clock.now_s(), bulk=True)
+        now_s = self._clock.now_s()
+        yield from self._heard(self.tracks[reply.instance_id], reply.answer, now_s, bulk=True)
         # A job that was cancelled does not go on: nobody has to wait for that.
         self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts
         if self.mover and reply.answer.facts.get("refused") == "cancelled":
@@ -389,19 +390,18 @@ class Follower:
         if kind == "start" and not track.looked:
             # The same start may be sent again: the job's id makes it one start.
             track.started = False
-        if reply.final:
-            yield from self._give_up(track, reply.problem, Contact.REFUSED)
-            return
         never_came = kind == "start" and track.never_came(delivered=reply.delivered)
-        hopeless = track.failures >= MOST_FAILURES or never_came
+        hopeless = track.failures >= MOST_FAILURES or never_came or reply.final
         now_s = self._clock.now_s()
-        fate = self._presence.fate(track, self.tracks) if hopeless or not reply.delivered else None
+        absent = (hopeless or not reply.delivered) and not reply.final
+        fate = self._presence.fate(track, self.tracks) if absent else None
+        refused = never_came if reply.final else not reply.delivered and self.mover is None
         if fate:
             # What never arrived does not wait there.
             missing = fate.contact is Contact.STOPPED and not track.looked
             contact = Contact.REFUSED if missing else fate.contact
             yield from self._give_up(track, fate.why, contact)
-        elif kind == "start" and hopeless and not reply.delivered and self.mover is None:
+        elif kind == "start" and hopeless and refused:
             yield from self._give_up(track, reply.problem, Contact.REFUSED)
         elif hopeless or track.silent:
             yield from self._unresponsive(track, reply.problem, now_s)
