@@ -39,12 +39,13 @@ INSTANCE_KINDS = (
 SESSIONS_END = "sessions-end"
 KINDS = (*REQUEST_KINDS, SESSIONS_END, *INSTANCE_KINDS)
 # Of these no round is made: nothing sent arrives while they stand, and that is told at once.
-# tests/cloud/test_unkind.py plays them, and test_outages.py those that strike every call.
+# tests/cloud/test_unkind.py and test_outages.py play them.
 UNPLAYED = (
     "access-denied",
     "invalid-platform",
     "undeliverable",
     "port-closed",
+    "reply-lost",
     "proxy-empty",
     "proxy-ok",
     "proxy-page",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,10 @@ POLLS_PER_S = 2.5
 PAUSE_S = 2.0
 LONGEST_PAUSE_S = 30.0
 MOST_PAUSES = 12
+# A response is due when a usual round trip has passed beside its window. When it is overdue for
+# RESPONSE_S, which doubles each time, the instance is asked again: each verb may arrive twice.
+ROUND_TRIP_S = 3.0
+RESPONSE_S = 8.0
 # What was not polled for longer than this, as a service or this machine was away, is not late.
 UNPOLLED_S = 20.0
 # Whole answers are fetched one by one: at most so many before other commands have their turn.
@@ -98,7 +102,8 @@ class Reply:
 class Flight:
     """A command under way: who has not answered yet, and who was seen to take it.
 
-    `patient_for` is how many were asked by a patient order, 0 for any other.
+    `patient_for` is how many were asked by a patient order, 0 for any other. `overdue_s` is when
+    a poll first found it overdue, `repeats` how often its instances were asked again before.
     `dropped`: SSM took the command and then did nothing with it; it is to be sent again.
     """
 
@@ -116,6 +121,9 @@ class Flight:
     dropped: bool = False
     doubt_at_s: float = 0.0
     polled_at_s: float = 0.0
+    overdue_s: float | None = None
+    repeats: int = 0
+    again: list[Flight] = field(default_factory=list)
 
     def wait_s(self, now_s: float) -> float:
         """Return how long to leave it alone after a look."""
@@ -137,11 +145,15 @@ class Sent:
 
 
 class Remote:
-    """Sends orders and collects replies."""
+    """Sends orders and collects replies.
+
+    `ask` reports by `on_silence` which instances it asks again, and after how many seconds.
+    """
 
     def __init__(self, ssm: Ssm, clock: Clock) -> None:
         self._ssm = ssm
         self._clock = clock
+        self.on_silence: Callable[[Sequence[str], float], None] = lambda _ids, _seconds: None
 
     def send(self, order: Order, instance_ids: Sequence[str]) -> Sent:
         """Send an order, 50 instances at a time.
@@ -233,9 +245,44 @@ class Remote:
         if cut:
             flight.next_poll_s = now_s
             return replies
+        shown = {part.instance_id for part in seen}
+        patience_s = max(RESPONSE_S, 2 * flights / POLLS_PER_S)
+        replies += self._ask_again(flight, shown & flight.waiting, now_s, patience_s)
         flight.next_poll_s = now_s + jittered(max(flight.wait_s(now_s), flights / POLLS_PER_S))
         flight.interval_s = min(flight.interval_s * POLL_GROWTH, LONGEST_POLL_S)
         return replies
+
+    def _ask_again(
+        self, flight: Flight, silent: set[str], now_s: float, patience_s: float
+    ) -> list[Reply]:
+        """Send an overdue order to those that are `silent`, by flights in `again`.
+
+        The pending command is forgotten for them: a response that is lost never comes, and the
+        command of an instance that has gone stays InProgress until its timeouts have passed.
+        Return the replies for instances that SSM does not take any more.
+        """
+        order = flight.order
+        if order is None or not silent:
+            return []
+        due_s = flight.sent_at_s + order.window_s + order.work_s + ROUND_TRIP_S
+        if order.patient:
+            due_s += PATIENT_UNTOLD_EACH_S * flight.patient_for
+        if now_s < due_s:
+            return []
+        if flight.overdue_s is None:
+            flight.overdue_s = now_s
+        # A start that no agent has taken waits for its agent, as long as the user wants.
+        asked = silent & flight.taken if order.call.verb == "start" else silent
+        if not asked or now_s - flight.overdue_s < patience_s * 2**flight.repeats:
+            return []
+        sent = self.send(order, sorted(asked))
+        for each in sent.flights:
+            each.taken = flight.taken & each.waiting
+            each.deadline_s = flight.deadline_s
+            each.repeats = flight.repeats + 1
+        flight.again += sent.flights
+        flight.waiting -= asked
+        return sent.refused
 
     def _ended(self, flight: Flight, seen: Iterable[Invocation]) -> tuple[list[Reply], int]:
         """Return the replies of those that have ended, and how many still have to be fetched.
@@ -348,6 +395,10 @@ class Remote:
             flight, number = min(flights, key=lambda pair: pair[0].next_poll_s)
             self._clock.sleep(flight.next_poll_s - self._clock.now_s())
             yield from ((number, reply) for reply in self.poll(flight, flights=len(flights)))
+            for repeated in flight.again:
+                self.on_silence(sorted(repeated.waiting), self._clock.now_s() - flight.sent_at_s)
+            under_way[number] += flight.again
+            flight.again = []
             under_way[number] = [each for each in under_way[number] if each.waiting]
             if not under_way[number]:
                 del under_way[number]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,3 +88,55 @@ def test_a_map_with_retries_outlasts_it(pmr: Pmr, tmp_path: Path, kind: str) -> 
     assert len(re.findall(SAID.replace("|EC2", ""), ended.stderr)) == 1
     assert len(re.findall(BACK.replace("|EC2", ""), ended.stderr)) == 1
     assert OUTAGE_S / 2 < said[1]["seconds"] < OUTAGE_S * 2.5
+
+
+def test_a_lost_response_costs_seconds_and_is_reported(pmr: Pmr) -> None:
+    silent = f"{CLUSTER}-0001"
+    words = ["run", "-n", CLUSTER, "--json", "-c", "echo on; sleep 6; echo end"]
+    began_s = time.monotonic()
+    ended = struck(pmr, words, ("reply-lost", "--instance", silent), b'"on')
+    assert ended.code == 0, ended.stderr
+    # The window, a round trip and the patience, in the wall's seconds of this cloud, and slack.
+    assert time.monotonic() - began_s < 60
+    happened = [one for one in events(ended.stdout) if one.get("name") == silent]
+    kinds = [one["event"] for one in happened if one["event"] in ("no_response", "response")]
+    assert kinds == ["no_response", "response"]
+    assert re.search(rf"\[{silent}\] no response for \d+ s \(asked again\)", ended.stderr)
+    # The same output arrives once.
+    out = "".join(one["text"] for one in happened if one["event"] == "output")
+    assert out == "on\nend\n"
+
+
+def test_status_asks_again_too(pmr: Pmr) -> None:
+    pmr("run", "-n", CLUSTER, "-d", "-c", "true")
+    pmr("local", "fault", "add", "reply-lost", "--instance", f"{CLUSTER}-0002")
+    began_s = time.monotonic()
+    said = pmr("status", "-n", CLUSTER)
+    assert time.monotonic() - began_s < 45
+    assert f"[{CLUSTER}-0002] no response for" in said.stderr
+
+
+def test_nobody_waits_for_an_instance_that_has_gone(pmr: Pmr, tmp_path: Path) -> None:
+    name = "leaving"
+    pmr("create", "-n", name, "-N", "3", timeout_s=120)
+    folder = scripts(tmp_path, 18, 2)
+    with pmr.start("map", "-n", name, str(folder), "--retries", "2", "--json") as running:
+        assert running.stdout is not None
+        last_s = 0.0
+        read = b""
+        while data := os.read(running.stdout.fileno(), 1 << 16):
+            if read.count(b'"RUNNING"') < 5 <= (read + data).count(b'"RUNNING"'):
+                pmr("local", "fault", "add", "instance-terminate", "--instance", f"{name}-0002")
+            read += data
+            if b'"ended_at": "' in data and b'"summary"' not in data:
+                last_s = time.monotonic()
+        running.wait(timeout=30)
+        took_s = time.monotonic() - last_s
+        assert running.stderr is not None
+        said = running.stderr.read().decode()
+    pmr("terminate", "-n", name, "--yes")
+    assert running.returncode == 0, said
+    assert "instance-terminate" not in said
+    assert events(read.decode())[-1]["counts"]["SUCCEEDED"] == 18
+    # 3 s of the cloud's time on a busy machine.
+    assert took_s < 4, said

@@ -147,7 +147,16 @@ class Cloud:
         if waiting:
             now_s = self.now_s
             sent.flights.append(
-                Flight(number, waiting, now_s, now_s + 1e9, order.large, now_s + POLL_S, POLL_S)
+                Flight(
+                    number,
+                    waiting,
+                    now_s,
+                    now_s + 1e9,
+                    order.large,
+                    now_s + POLL_S,
+                    POLL_S,
+                    order=order,
+                )
             )
         return sent
 

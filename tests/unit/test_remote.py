@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
-from poormanray.errors import InvalidInstances
+from poormanray.envelope import Answer, EnvelopeCut
+from poormanray.errors import InvalidInstances, Throttled
 from poormanray.model import Invocation, InvocationStatus
-from poormanray.remote import PAUSE_S, UNSEEN_S, Order, Remote, Reply
+from poormanray.remote import PAUSE_S, RESPONSE_S, ROUND_TRIP_S, UNSEEN_S, Order, Remote, Reply
 from poormanray.shell import Call
 from poormanray.waiting import Clock
 
@@ -203,3 +204,131 @@ def test_the_next_order_is_made_when_there_is_room_for_it_and_knows_the_replies(
     assert seen == [0, 2, 4, 5, 6, 1]
     assert most == 2
     assert known_at_order == [[], [], [0], [0, 2], [0, 2], [0, 2, 4], [0, 2, 4, 5]]
+
+
+@dataclass(slots=True)
+class Mute:
+    """SSM with instances whose commands of some numbers never end, and others that fail at once.
+
+    `gone`: instances that SSM takes no second command for.
+    """
+
+    mute: frozenset[tuple[int, str]]
+    gone: frozenset[str] = frozenset()
+    taken: bool = True
+    sent: list[list[str]] = field(default_factory=list)
+
+    def server_time_s(self) -> float:
+        return 0.0
+
+    def send(self, *, instance_ids: list[str], **_words: object) -> str:
+        if len(self.sent) and (wrong := self.gone.intersection(instance_ids)):
+            raise InvalidInstances(f"{sorted(wrong)} not in a valid state")
+        self.sent.append(instance_ids)
+        return str(len(self.sent) - 1)
+
+    def invocations(self, command_id: str) -> list[Invocation]:
+        number = int(command_id)
+        waits = RUNS if self.taken else WAITS
+        return [
+            Invocation(key, *(waits if (number, key) in self.mute else OVER), -1, "")
+            for key in self.sent[number]
+        ]
+
+    def command_detail(self, _command_id: str) -> str:
+        return "InProgress"
+
+
+TWO, THREE = "i-2", "i-3"
+
+
+def asked_of(ssm: Mute, verb: str = "observe", window_s: int = 8) -> tuple[list[Reply], float]:
+    """Return the replies to an order of three instances, and how long that took."""
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    silences: list[tuple[Sequence[str], float]] = []
+    remote = Remote(cast("Any", ssm), clock)
+    remote.on_silence = lambda ids, seconds: silences.append((ids, seconds))
+    order = Order(Call(verb, ("j",), 0), dict.fromkeys((ONE, TWO, THREE), "0"), window_s)
+    replies = list(remote.ask(order, [ONE, TWO, THREE]))
+    assert sorted(one.instance_id for one in replies) == sorted((ONE, TWO, THREE))
+    assert [ids for ids, _ in silences] == ssm.sent[1:]
+    return replies, now[0]
+
+
+@pytest.mark.parametrize("verb", ["observe", "queue", "start", "put", "cancel"])
+def test_a_lost_response_is_asked_for_again_after_seconds(verb: str) -> None:
+    ssm = Mute(frozenset({(0, TWO)}))
+    _, took_s = asked_of(ssm, verb)
+    assert ssm.sent == [[ONE, TWO, THREE], [TWO]]
+    assert 8 + ROUND_TRIP_S + RESPONSE_S < took_s < 8 + ROUND_TRIP_S + RESPONSE_S + 6
+
+
+def test_who_stays_silent_is_asked_more_and_more_rarely() -> None:
+    ssm = Mute(frozenset((number, TWO) for number in range(99)))
+    replies, took_s = asked_of(ssm)
+    assert len(ssm.sent) <= 5
+    assert [one.problem for one in replies if one.instance_id == TWO] == ["no answer in time"]
+    assert took_s < 60 + 8 + 2 * 30 + 5
+
+
+def test_who_has_gone_meanwhile_is_not_waited_for() -> None:
+    ssm = Mute(frozenset({(0, TWO)}), gone=frozenset({TWO}))
+    replies, took_s = asked_of(ssm)
+    (gone,) = [one for one in replies if one.instance_id == TWO]
+    assert not gone.delivered
+    assert took_s < 30
+
+
+def test_a_start_that_no_agent_has_taken_is_not_sent_again() -> None:
+    ssm = Mute(frozenset({(0, TWO)}), taken=False)
+    asked_of(ssm, "start")
+    assert len(ssm.sent) == 1
+
+
+def test_what_was_not_polled_for_long_is_not_late() -> None:
+    """A laptop that slept, or a service that was away, has not made an instance silent."""
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    ssm = Mute(frozenset({(0, ONE)}))
+    remote = Remote(cast("Any", ssm), clock)
+    (flight,) = remote.send(Order(Call("observe", ("j",), 0), {ONE: "0"}, 8), [ONE]).flights
+    now[0] = 3600.0
+    assert not remote.poll(flight)
+    assert flight.waiting == {ONE}
+    assert not flight.again
+    ssm.mute = frozenset()
+    (late,) = remote.poll(flight)
+    assert late.problem == "it took the command; then DeliveryTimedOut"
+
+
+@dataclass(slots=True)
+class Failing(Ssm):
+    """Has long answers of two instances, and fails after the first of them was fetched."""
+
+    fetched: int = 0
+
+    def invocations(self, _command_id: str) -> list[Invocation]:
+        cut = "pmr1 9999 0 "
+        return [Invocation(key, InvocationStatus.DONE, "Success", 0, cut) for key in (ONE, TWO)]
+
+    def invocation(self, _command_id: str, instance_id: str) -> Invocation | None:
+        self.fetched += 1
+        if self.fetched == 2:
+            raise Throttled("slow down")
+        return Invocation(instance_id, InvocationStatus.DONE, "Success", 0, "odd")
+
+
+def test_what_was_fetched_before_a_call_failed_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(output: str) -> Answer:
+        if output == "odd":
+            return Answer(more=False, facts={}, events=None, records=(), packed_bytes=0)
+        raise EnvelopeCut
+
+    monkeypatch.setattr("poormanray.remote.decode", decoded)
+    remote = Remote(cast("Any", Failing([])), Clock())
+    order = Order(Call("observe", ("j",), 0), dict.fromkeys((ONE, TWO), "0"))
+    (flight,) = remote.send(order, [ONE, TWO]).flights
+    assert [one.instance_id for one in remote.poll(flight)] == [ONE]
+    assert flight.waiting == {TWO}
+    assert [one.instance_id for one in remote.poll(flight)] == [TWO]

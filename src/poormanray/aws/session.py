@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -56,6 +56,8 @@ class Aws:
         self._lock = threading.RLock()
         self.endpoint = endpoint
         self.clock = Clock(scale=endpoint.time_scale if endpoint else 1.0)
+        # What shows a person which instances (by name) do not respond, and for how many seconds.
+        self.on_silence: Callable[[Sequence[str], float], None] = lambda _names, _seconds: None
         self._credentials: RenewedCredentials | None = None
 
     @functools.cached_property

@@ -32,6 +32,7 @@ KINDS = {
     "agent-hibernate": "its agent sleeps for 5 minutes",
     "agent-kill": "its agent is killed for want of memory, and starts again 90 s later",
     "agent-cut-off": "its agent loses its way to the service for SECONDS",
+    "reply-lost": "its agent's next reply is lost; with SECONDS, all of them until then",
     "access-denied": "what SSM sends to it ends as AccessDenied, for SECONDS or until cleared",
     "invalid-platform": "the same, as InvalidPlatform",
     "undeliverable": "the same, as Undeliverable",

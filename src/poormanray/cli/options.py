@@ -112,6 +112,7 @@ class App:
             self.out.note(f"local cloud at {endpoint.url.partition('//')[2].rstrip('/')}")
         aws = Aws(region=self._region, profile=self._profile, endpoint=endpoint)
         aws.outages.report = self.out.outage
+        aws.on_silence = self.out.silence
         return aws
 
     def command_line(self, *words: object) -> str:

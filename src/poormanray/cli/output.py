@@ -191,6 +191,19 @@ class Output:
             "seconds": round(report.seconds, 3),
             "why": report.why,
         }
+        self._aside(event)
+
+    def silence(self, names: Sequence[str], seconds: float) -> None:
+        """Show that instances have not responded for so long, and are asked again."""
+        first, *more = names
+        others = f" and {len(more)} more:" if more else ""
+        self.note(f"[{first}]{others} no response for {seconds:.0f} s (asked again)")
+        told = {"seconds": round(seconds, 1), "why": "asked again"}
+        for name in names:
+            self._aside({"event": "no_response", "name": name, **told})
+
+    def _aside(self, event: Mapping[str, object]) -> None:
+        """Write an event where others are written, before the next of them at the latest."""
         with self._lock:
             self._held.append(event)
             if self._streams:

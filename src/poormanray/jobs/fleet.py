@@ -97,4 +97,7 @@ def muster(
     if on_left_out:
         for instance, why in seen.left_out:
             on_left_out(instance, why)
-    return Fleet(aws, Remote(aws.ssm(), aws.clock), selection.cluster, seen.ready, seen.left_out)
+    remote = Remote(aws.ssm(), aws.clock)
+    names = {one.instance_id: one.name for one in seen.ready}
+    remote.on_silence = lambda ids, s: aws.on_silence([names.get(key, key) for key in ids], s)
+    return Fleet(aws, remote, selection.cluster, seen.ready, seen.left_out)

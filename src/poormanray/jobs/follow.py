@@ -133,7 +133,7 @@ class Follower:
                 self.gave_up_waiting = True
                 return
             yield from self._send_what_is_due()
-            if self._flights:
+            if self._flights and not self._is_over():
                 yield from self._look_once()
                 yield from self._check_silence()
             elif not (due_s := self._due_times_s()):
@@ -141,6 +141,12 @@ class Follower:
                 return
             else:
                 self._clock.sleep(max(0.05, min(due_s) - self._clock.now_s()))
+
+    def _is_over(self) -> bool:
+        """Say whether no answer under way can bring anything: nobody waits for those."""
+        waiting = {key for flight, _, _ in self._flights for key in flight.waiting}
+        done = all(_is_done(self.tracks[key]) for key in waiting)
+        return done and not self._due_times_s()
 
     def _begin_silent(self) -> Iterator[Happening]:
         """Count instances that were silent before as lost, where what they have runs elsewhere."""
@@ -254,8 +260,25 @@ class Follower:
                     yield from self._take_moved(reply)
                 else:
                     yield from self._take(reply, kind, asked.get(reply.instance_id, []))
+            yield from self._asked_again(flight, kind, asked)
         yield Looked()
         self._flights = [each for each in self._flights if each[0].waiting]
+
+    def _asked_again(
+        self, flight: Flight, kind: str, asked: dict[str, list[Piece]]
+    ) -> Iterator[Happening]:
+        """Report instances that were asked again, unless EC2 shows that they have ended."""
+        self._flights += [(each, kind, asked) for each in flight.again]
+        keys = [key for each in flight.again for key in sorted(each.waiting)]
+        flight.again = []
+        now_s = self._clock.now_s()
+        for track in [self.tracks[key] for key in keys]:
+            if track.gone:
+                self._forget(track)
+            elif fate := self._presence.fate(track, self.tracks):
+                yield from self._give_up(track, fate.why, fate.contact)
+            elif told := track.report_silence(now_s, "asked again"):
+                yield told
 
     # --- what is asked -------------------------------------------------------------------------
 
@@ -428,8 +451,10 @@ class Follower:
     def _heard(
         self, track: Track, answer: Answer, now_s: float, *, bulk: bool
     ) -> Iterator[Responsive]:
-        if track.silent:
+        if track.told_silence_s:
             yield Responsive(track.host, now_s - (track.answered_at_s or now_s))
+        track.told_silence_s = 0.0
+        if track.silent:
             track.reopen()
         track.hear(answer, now_s, bulk=bulk)
 
@@ -440,6 +465,8 @@ class Follower:
             track.contact, track.problem = contact, why
             if not reported:
                 yield HostProblem(track.host, why)
+        if track.gone:
+            self._forget(track)
         yield from unread(track)
 
     def _check_silence(self) -> Iterator[Happening]:
@@ -447,12 +474,23 @@ class Follower:
         most_s = self._cadence.silence_s
         for track in [one for one in self.tracks.values() if one.silent_s(now_s) > most_s]:
             if fate := self._presence.fate(track, self.tracks):
-                self._forget(track)
                 yield from self._give_up(track, fate.why, fate.contact)
             elif track.silent or track.silent_s(now_s) > most_s + SILENT_S:
                 yield from self._unresponsive(track, "", now_s)
 
     def _forget(self, track: Track) -> None:
+        """Wait no longer for what an instance was asked that has gone."""
+        key = track.host.instance_id
         for flight, _, _ in self._flights:
-            flight.waiting.discard(track.host.instance_id)
+            for each in (flight, *flight.again):
+                each.waiting.discard(key)
         self._flights = [each for each in self._flights if each[0].waiting]
+        self._mirrors.answered(key, taken=False)
+
+
+def _is_done(track: Track) -> bool:
+    """Say whether all that an instance can say of the job is known."""
+    if track.gone:
+        return True
+    read = all(cursor.complete for cursor in track.cursors.values())
+    return track.looked and track.all_ended and not track.behind and read

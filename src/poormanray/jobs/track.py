@@ -312,6 +312,11 @@ class Track:
         seconds = now_s - (self.heard_at_s if self.answered_at_s is None else self.answered_at_s)
         self.contact = Contact.SILENT
         self.problem = f"no response for {readable_s(max(1.0, seconds))}" + f" ({why})" * bool(why)
+        return self.report_silence(now_s, why)
+
+    def report_silence(self, now_s: float, why: str) -> Unresponsive | None:
+        """Return what to report of an instance that owes an answer, if it is time to."""
+        seconds = now_s - (self.heard_at_s if self.answered_at_s is None else self.answered_at_s)
         if self.told_silence_s and seconds < 2 * self.told_silence_s:
             return None
         self.told_silence_s = max(seconds, 1.0)

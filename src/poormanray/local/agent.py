@@ -119,6 +119,9 @@ class Agent:
         self._left_to_run: list[Task] = []
         self._left_to_report: list[Task] = []
         self._unsent: list[Reply] = []  # replies that found no service
+        # Replies that will be lost: so many, and all until a moment of the cloud's clock.
+        self._losses = 0
+        self._losing_until_s = 0.0
 
     # Power
 
@@ -155,6 +158,22 @@ class Agent:
         """Lose the way to the service; commands go on, and those that wait run."""
         with self._lock:
             self._go_silent()
+
+    def lose_replies(self, for_s: float | None) -> None:
+        """Lose the next final reply, or all of them for some time; its command stays InProgress."""
+        with self._lock:
+            if for_s is None:
+                self._losses += 1
+            else:
+                self._losing_until_s = self._timers.now_s() + for_s
+
+    def _loses(self) -> bool:
+        with self._lock:
+            if self._timers.now_s() < self._losing_until_s:
+                return True
+            lost = self._losses > 0
+            self._losses -= lost
+            return lost
 
     def start(self, after_s: float, *, resend_s: float = 0.0) -> None:
         """Come online after `after_s`, if the role allows it; then send what could not be sent."""
@@ -304,7 +323,7 @@ class Agent:
             if following is not None:
                 self._running[following.order.command_id] = following
         reply = finished(self.instance_id, task, ended, self._timers.wall_s())
-        if reply is not None:
+        if reply is not None and not self._loses():
             self._send(reply)
             self._timers.after(self._settings.reply_s * 2, lambda: self._late(order.command_id))
         if following is not None:

@@ -175,6 +175,12 @@ class InstanceFleet:
             member.agent.lose_channel()
             member.agent.start(for_s + RECONNECT_S, resend_s=RESEND_S)
 
+    def lose_replies(self, instance_id: str, for_s: float | None) -> None:
+        """Lose an agent's next reply, or all of them for some time (cloud seconds)."""
+        member = self._member(instance_id)
+        if member is not None and member.powered:
+            member.agent.lose_replies(for_s)
+
     def hibernate_agent(self, instance_id: str) -> None:
         """Let an agent sleep as without credentials: it asks again 5 minutes later."""
         member = self._member(instance_id)

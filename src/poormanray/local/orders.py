@@ -49,6 +49,10 @@ class Agents(Protocol):
         """Take its way to the service from one."""
         ...
 
+    def lose_replies(self, instance_id: str, for_s: float | None) -> None:
+        """Lose the next reply of one, or all for some time."""
+        ...
+
     def crash(self, instance_id: str) -> None:
         """Cut an instance's power without a word."""
         ...
@@ -152,6 +156,7 @@ class Orders:
             "agent-hibernate": _always(agents.hibernate_agent),
             "agent-kill": _always(agents.kill_agent),
             "agent-cut-off": self._cut_off,
+            "reply-lost": self._lose_replies,
             "instance-crash": _always(agents.crash),
             "instance-terminate": self._ender("terminate", "Server.InternalError"),
             "instance-stop": self._ender("stop", "Server.ScheduledStop"),
@@ -236,6 +241,10 @@ class Orders:
 
     def _cut_off(self, instance_id: str, seconds: float | None) -> int:
         self._agents.cut_off(instance_id, seconds or 0.0)
+        return 1
+
+    def _lose_replies(self, instance_id: str, seconds: float | None) -> int:
+        self._agents.lose_replies(instance_id, seconds)
         return 1
 
     def _doomer(self, detail: str) -> Callable[[str, float | None], int]:

@@ -54,6 +54,9 @@ class Recorder:
     def cut_off(self, instance_id: str, for_s: float) -> None:
         self.done.append(("cut_off", instance_id, for_s))
 
+    def lose_replies(self, instance_id: str, for_s: float | None) -> None:
+        self.done.append(("lose_replies", instance_id, for_s))
+
     def crash(self, instance_id: str) -> None:
         self.done.append(("crash", instance_id))
 
@@ -248,6 +251,7 @@ def test_faults_of_instances_happen_at_once() -> None:
         ("hibernate_agent", one),
         ("kill_agent", one),
         ("cut_off", one, 0.0),
+        ("lose_replies", one, None),
         ("doom", one, "AccessDenied"),
         ("doom", one, "InvalidPlatform"),
         ("doom", one, "Undeliverable"),
