@@ -132,13 +132,15 @@ def wait_ready(
         return last
 
     try:
-        return poll(
-            look,
-            clock=aws.clock,
-            timeout_s=timeout_s,
-            until=lambda now: all(one.state in _HOPELESS for one, _ in now.left_out),
-            longest_s=4.0,
-        )
+        # An outage is waited for as long as the instances are.
+        with aws.clock.until(aws.clock.now_s() + timeout_s):
+            return poll(
+                look,
+                clock=aws.clock,
+                timeout_s=timeout_s,
+                until=lambda now: all(one.state in _HOPELESS for one, _ in now.left_out),
+                longest_s=4.0,
+            )
     except TimeoutError:
         return last
 

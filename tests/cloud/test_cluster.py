@@ -308,7 +308,8 @@ def test_what_cannot_be_is_one_line_a_next_step_and_a_code(
 )
 def test_no_way_to_aws_is_said(pmr: Pmr, env: dict[str, str], said: str) -> None:
     real = pmr.with_env(PMR_LOCAL="0", AWS_EC2_METADATA_DISABLED="true", **env)
-    ended = real("list", "-n", "x", check=False)
+    # What may be an outage is waited for, a minute at most.
+    ended = real("list", "-n", "x", check=False, timeout_s=100)
     assert ended.returncode == 5
     assert said in ended.stderr
     assert "next: " in ended.stderr

@@ -274,3 +274,17 @@ def test_only_persistent_spot_can_be_stopped(client: EC2Client, stub: Stubber) -
     ]
     stub.add_response("describe_spot_instance_requests", {"SpotInstanceRequests": requests})
     assert Ec2(client, REGION).restartable_spot(["i-1", "i-2"]) == {"i-1"}
+
+
+def test_a_call_has_no_more_values_of_filters_than_ec2_takes(
+    client: EC2Client, stub: Stubber
+) -> None:
+    ids = [f"i-{number}" for number in range(450)]
+    for some in (ids[:200], ids[200:400], ids[400:]):
+        wanted = {"Filters": [{"Name": "instance-id", "Values": some}]}
+        one = {"InstanceId": some[0], "Type": "persistent"}
+        stub.add_response(
+            "describe_spot_instance_requests", {"SpotInstanceRequests": [one]}, wanted
+        )
+    found = Ec2(client, REGION).restartable_spot(ids)
+    assert found == {"i-0", "i-200", "i-400"}

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from poormanray.envelope import Answer, Chunk
-from poormanray.errors import ExitCode
+from poormanray.errors import ExitCode, NoAnswer
 from poormanray.events import checksum
 from poormanray.jobs.cadence import SILENCE_S
 from poormanray.jobs.follow import MOST_FAILURES, Follower
@@ -647,3 +647,38 @@ def test_who_is_gone_is_noticed_when_an_order_for_it_comes_to_nothing(why: str) 
     assert [track.problem for track in follower.tracks.values()] == [
         f"i-{number} is terminated (why)" for number in range(3)
     ]
+
+
+@pytest.mark.parametrize("timeout_s", [0.7, 7.3, 50.0, 333.3])
+def test_watching_stops_when_it_shall_and_no_interval_later(timeout_s: float) -> None:
+    cloud = Cloud({"i-0": Guest(begun(0), silent_from=2), "i-1": Guest(begun(1))})
+    follower, _ = follow(cloud, timeout_s=timeout_s)
+    assert follower.gave_up_waiting
+    assert cloud.now_s == pytest.approx(timeout_s)
+
+
+def test_an_outage_that_outlasts_the_timeout_is_the_timeout() -> None:
+    class Away(Cloud):
+        def poll(self, flight: Flight, *, flights: int = 1) -> list[Reply]:  # noqa: ARG002
+            # As the policy of outages does: it repeats the call until the deadline.
+            self.now_s = max(self.now_s, 60.0)
+            raise NoAnswer("no answer from ssm")
+
+    follower, _ = follow(Away({"i-0": Guest(begun(0))}), timeout_s=60.0)
+    assert follower.gave_up_waiting
+    with pytest.raises(NoAnswer):
+        follow(Away({"i-0": Guest(begun(0))}))
+
+
+def test_nothing_is_waited_for_that_can_bring_nothing() -> None:
+    cloud = Cloud(
+        {
+            # Its log is asked for in bulk, and it goes before it has answered.
+            "i-0": Guest(begun(0) + done(0), {"0.1": bytes(9999)}, silent_from=1),
+            "i-1": Guest(begun(1) + done(1)),
+        }
+    )
+    follower, seen = follow(cloud, state=InstanceState.TERMINATED)
+    assert not follower._flights
+    assert [h.host.instance_id for h in seen if isinstance(h, LogGap)] == ["i-0"]
+    assert cloud.now_s < SILENCE_S + 10

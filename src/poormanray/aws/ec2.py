@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
 
 _PAGE = 500
-# EC2: a filter of DescribeInstances takes up to 200 values.
+# Source: EC2's error FilterLimitExceeded: a call has up to 200 values of filters, all together.
 _FILTER_VALUES = 200
 # EC2 model: TerminateInstances takes up to 1,000 ids.
 _MAX_IDS = 1000
@@ -133,15 +133,19 @@ class Ec2:
 
     def restartable_spot(self, instance_ids: Sequence[str]) -> set[str]:
         """Return those spot instances that may be stopped: the ones of persistent requests."""
-        with translated("ec2", self._region):
-            answer = self._client.describe_spot_instance_requests(
-                Filters=[{"Name": "instance-id", "Values": list(instance_ids)}]
-            )
-        return {
-            told.get("InstanceId", "")
-            for told in answer["SpotInstanceRequests"]
-            if told.get("Type") == "persistent"
-        }
+        found: set[str] = set()
+        pages = self._client.get_paginator("describe_spot_instance_requests")
+        for some in chunks(instance_ids, _FILTER_VALUES):
+            with translated("ec2", self._region):
+                found |= {
+                    told.get("InstanceId", "")
+                    for page in pages.paginate(
+                        Filters=[{"Name": "instance-id", "Values": list(some)}]
+                    )
+                    for told in page["SpotInstanceRequests"]
+                    if told.get("Type") == "persistent"
+                }
+        return found
 
     def architectures(self, instance_type: str) -> tuple[str, ...]:
         """Return the architectures that a type runs, as EC2 says."""

@@ -7,7 +7,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from poormanray.cli.output import Aside
 from poormanray.cli.watching import Watcher
 from poormanray.cli.working import Manner, Submission, Then
 from poormanray.errors import ExitCode, NotReached, PmrError, UsageProblem
+from poormanray.jobs.fleet import muster
 from poormanray.jobs.outcome import Outcome, Verdict
 from poormanray.jobs.submit import Work
 from poormanray.jobs.track import Wanted
@@ -139,14 +140,15 @@ def facts_of(
     }
 
 
-def instance_for(found: Sequence[Outcome]) -> str:
-    """Return the id of the instance for the command at the end: one that lost nothing.
+def instance_for(found: Sequence[Outcome], ready: Collection[str]) -> str:
+    """Return the id of the instance for the command at the end: a `ready` one that lost nothing.
 
     Raises:
         NotReached: there is none.
     """
     bad = {one.host.instance_id for one in found if one.state is TaskState.LOST}
-    ids = [one.host.instance_id for one in found if one.host.instance_id not in bad]
+    those = (one.host.instance_id for one in found)
+    ids = [key for key in those if key in ready and key not in bad]
     if not ids:
         raise NotReached("no instance of the job is left", "leave out --on-instance")
     return ids[0]
@@ -162,7 +164,9 @@ def _done(chain: Chain, ending: Ending, found: Sequence[Outcome], reached: Verdi
     event: dict[str, object] = {"event": "on_done", "command": chain.on_done}
     try:
         if chain.on_instance:
-            code, where = _on_instance(chain.on_done, ending, facts, instance_for(found))
+            ready = muster(ending.app.aws, Selection(ending.cluster)).ready_ids
+            chosen = instance_for(found, ready)
+            code, where = _on_instance(chain.on_done, ending, facts, chosen)
             event.update(where)
         else:
             code = _here(chain.on_done, {**ending.app.environment(), **facts})

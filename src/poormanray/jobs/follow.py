@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 # The agent runs five commands at once and shares them with others: one look that waits, and at
 # most this many that fetch bulk.
 LANES = 3
-# How often a job that has tasks waiting looks for further instances.
-JOIN_EVERY_S = 15.0
 MOST_FAILURES = 4
 
 
@@ -64,8 +62,8 @@ class Follower:
     `start` makes the order that starts the job on instances whose track is not `started`;
     `parallelism` is how many of those may run at a time. With `turns` it moves waiting tasks
     to where they run soonest, gives those that fail further turns, and lets a second instance
-    remember what has ended on each. `newcomers` is asked now and then, while tasks wait, for
-    instances that may take some. `told` are answers of before, as to a look. After `timeout_s`
+    remember what has ended on each. `newcomers` is asked, while tasks wait, for instances
+    that may take some. `told` are answers of before, as to a look. After `timeout_s`
     seconds (0: never) it stops watching, and `gave_up_waiting` is set. An instance without a
     response for `lost_after_s` seconds counts as lost (0: only one that EC2 shows as ended does).
     """
@@ -97,7 +95,6 @@ class Follower:
         self.mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
         self._newcomers = newcomers
-        self._join_s = clock.now_s() + JOIN_EVERY_S
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._patience = Patience(LANES)
@@ -176,7 +173,9 @@ class Follower:
         fresh = [track for track in due if not track.started]
         active = sum(1 for t in self.tracks.values() if t.started and not t.over)
         fresh = fresh[: max(0, self._parallelism - active)]
-        for some in ([t for t in fresh if not t.joined], [t for t in fresh if t.joined]):
+        joined = [track for track in fresh if track.joined]
+        waves = self._newcomers.waves(joined) if self._newcomers else []
+        for some in ([track for track in fresh if not track.joined], *waves):
             if some:
                 yield from self._send(self._start_order(some), some, "start")
         looks = [track for track in due if track.started and not track.looking]
@@ -197,9 +196,8 @@ class Follower:
 
     def _join(self, now_s: float) -> Iterator[Happening]:
         """Let instances take part that have come since, where something waits."""
-        if self._newcomers is None or now_s < self._join_s or not waiting_tasks(self.tracks):
+        if self._newcomers is None or not waiting_tasks(self.tracks):
             return
-        self._join_s = now_s + JOIN_EVERY_S
         for host in self._newcomers(self.tracks):
             self.tracks[host.instance_id] = Track(
                 host, started=False, joined=True, heard_at_s=now_s
@@ -283,10 +281,12 @@ class Follower:
     # --- what is asked -------------------------------------------------------------------------
 
     def _start_order(self, tracks: Sequence[Track]) -> Order:
-        start = self._newcomers.order if self._newcomers and tracks[0].joined else self._start
-        if start is None:
+        if self._newcomers and tracks[0].joined:
+            order = self._newcomers.order(tracks[0].host.instance_id)
+        elif self._start is None:
             raise ValueError("nothing to start: every track is started")
-        order = start()
+        else:
+            order = self._start()
         window_s = self._cadence.first_window_s if self._wanted.live else 0
         rows = {t.host.instance_id: row(t, self._wanted, window_s) for t in tracks}
         return replace(order, rows=rows, window_s=window_s)

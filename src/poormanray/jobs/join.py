@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from poormanray import cluster
 from poormanray.errors import NotFound, Outage
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import CONTENT, ENV, MANIFEST, META, Known, read_files
 from poormanray.jobs.submit import Parcel, pack_sections, upload
+from poormanray.jobs.track import Track
 from poormanray.manifest import Host, Job, encode_sections, with_hosts
 from poormanray.model import InstanceState, Selection
 from poormanray.remote import Order
@@ -17,44 +20,110 @@ from poormanray.remote import Order
 Sections = list[tuple[str, bytes]]
 
 
+# How often the cluster is looked at for instances that have come since.
+LOOK_EVERY_S = 15.0
+# An instance that the content did not reach is sent to again after a pause, which doubles.
+BACK_OFF_S, LONGEST_BACK_OFF_S = 60.0, 900.0
+
+
+def _in_a_thread(work: Callable[[], None]) -> None:
+    # A daemon: whoever has nothing more to wait for does not wait for this.
+    threading.Thread(target=work, name="joiner", daemon=True).start()
+
+
 @dataclass(slots=True)
 class Joiner:
-    """Finds newcomers, and has the order that starts a job on them.
+    """Finds newcomers and sends them a job's content, beside the one who asks for them.
 
     `sections` are asked for when there are newcomers: they are all that a job is, and may have
     to be read from an instance. Nobody joins a job with a limit of tasks at once over the cluster.
+    Each wave of newcomers has content of its own, as the manifest names who came before.
     """
 
     fleet: Fleet
     job: Job
     sections: Callable[[], Sections | None]
     deliver_timeout_s: int
-    parcel: Parcel | None = None
+    beside: Callable[[Callable[[], None]], None] = _in_a_thread
     whole: Sections | None = None
-    hosts: list[Host] = field(default_factory=list)
+    # By instance id: the hosts that the content has reached, and what it was.
+    hosts: dict[str, Host] = field(default_factory=dict)
+    parcels: dict[str, Parcel] = field(default_factory=dict)
+    # By instance id: how often the content did not reach it, and when it is sent again.
+    failures: dict[str, tuple[int, float]] = field(default_factory=dict)
+    arrived: list[Host] = field(default_factory=list)
+    problem: Exception | None = None
+    busy: bool = False
+    look_s: float | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, there: Collection[str]) -> Sequence[Host]:
-        """Return instances that are ready and not `there`; their content has been sent."""
+        """Return instances that are not `there` and that the content has reached; at once.
+
+        Raises:
+            PmrError: the content could not be read or sent for a reason that does not pass.
+        """
         if any(host.slot_cap for host in self.job.hosts):
             return ()
-        found = self._ready(there)
-        if not found:
-            return ()
+        now_s = self.fleet.aws.clock.now_s()
+        with self.lock:
+            if self.problem is not None:
+                raise self.problem
+            arrived, self.arrived = self.arrived, []
+            if self.look_s is None:
+                self.look_s = now_s + LOOK_EVERY_S
+            due = not self.busy and now_s >= self.look_s
+            if due:
+                self.busy, self.look_s = True, now_s + LOOK_EVERY_S
+        if due:
+            known = {*there, *(host.instance_id for host in arrived)}
+            self.beside(partial(self._serve, known))
+        return arrived
+
+    def _serve(self, known: Collection[str]) -> None:
+        """Look for newcomers, and send them the content."""
+        arrived: list[Host] = []
+        try:
+            if found := self._due(self._ready(known)):
+                arrived = self._send(found)
+        except Exception as error:  # noqa: BLE001 (raised in the thread of whoever asks)
+            self.problem = error
+        finally:
+            with self.lock:
+                self.arrived += arrived
+                self.busy = False
+
+    def _due(self, found: Sequence[Host]) -> list[Host]:
+        now_s = self.fleet.aws.clock.now_s()
+        return [one for one in found if self.failures.get(one.instance_id, (0, 0.0))[1] <= now_s]
+
+    def _send(self, found: Sequence[Host]) -> list[Host]:
+        """Send the content to newcomers; return those that have got it."""
         self.whole = self.whole or self.sections()
         if self.whole is None:
-            return ()
-        self.hosts += found
+            return []
+        everyone = [*self.hosts.values(), *found]
         sections = [
-            (name, with_hosts(data, self.hosts) if name == "manifest" else data)
+            (name, with_hosts(data, everyone) if name == "manifest" else data)
             for name, data in self.whole
         ]
-        self.parcel = pack_sections(replace(self.job, hosts=tuple(found)), sections)
+        parcel = pack_sections(replace(self.job, hosts=tuple(found)), sections)
         problems = upload(
             self.fleet,
-            self.parcel,
+            parcel,
             on_part=lambda _done, _count: None,
             deliver_timeout_s=self.deliver_timeout_s,
         )
+        now_s = self.fleet.aws.clock.now_s()
+        for host in found:
+            key = host.instance_id
+            if key in problems:
+                count = self.failures.get(key, (0, 0.0))[0] + 1
+                wait_s = min(BACK_OFF_S * 2 ** (count - 1), LONGEST_BACK_OFF_S)
+                self.failures[key] = (count, now_s + wait_s)
+            else:
+                self.failures.pop(key, None)
+                self.hosts[key], self.parcels[key] = host, parcel
         return [host for host in found if host.instance_id not in problems]
 
     def _ready(self, there: Collection[str]) -> list[Host]:
@@ -68,11 +137,16 @@ class Joiner:
             return []  # it is asked again
         return [Host(one.host_index, one.instance_id, one.name, ()) for one in ready]
 
-    def order(self) -> Order:
-        """Return the order that starts the job on newcomers; the follower fills in the rest."""
-        if self.parcel is None:
-            raise ValueError("nobody has joined")
-        return self.parcel.order(self.deliver_timeout_s)
+    def waves(self, tracks: Iterable[Track]) -> list[list[Track]]:
+        """Return newcomers by the content that was sent to them: each wave has an order."""
+        by_parcel: dict[int, list[Track]] = {}
+        for track in tracks:
+            by_parcel.setdefault(id(self.parcels[track.host.instance_id]), []).append(track)
+        return list(by_parcel.values())
+
+    def order(self, instance_id: str) -> Order:
+        """Return the order that starts the job on a newcomer and those of the same wave."""
+        return self.parcels[instance_id].order(self.deliver_timeout_s)
 
 
 def of_job(fleet: Fleet, job: Job, deliver_timeout_s: int) -> Joiner:

@@ -23,6 +23,9 @@ TOKEN_MAX = 64
 # What XML, the language of the answers, can hold. Source: XML 1.0, 2.2 Characters.
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FILTERED = frozenset({"DescribeInstances"})
+# Source: EC2's error FilterLimitExceeded: so many values of filters in one call.
+FILTER_VALUES_MAX = 200
+_FILTER_VALUE = re.compile(r"Filter\.\d+\.Value\.\d+")
 _FILTER_NAME = re.compile(r"Filter\.\d+\.Name")
 _ID_OF_INSTANCE = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 # Filters of AWS that moto lacks, and the attribute of its instances.
@@ -92,7 +95,12 @@ class Newness:
 
 
 def check_filters(action: str, form: Form) -> None:
-    """Refuse filters that there are not; moto breaks on them."""
+    """Refuse too many values of filters, and filters that there are not; moto breaks on them."""
+    if sum(_FILTER_VALUE.fullmatch(name) is not None for name in form) > FILTER_VALUES_MAX:
+        text = (
+            f"The maximum number of filter values specified on a single call is {FILTER_VALUES_MAX}"
+        )
+        raise Refusal("FilterLimitExceeded", text)
     if action not in _FILTERED:
         return
     from moto.ec2.utils import filter_dict_attribute_mapping as known
