@@ -57,6 +57,10 @@ class NotReached(PmrError):
     exit_code = ExitCode.NOT_REACHED
 
 
+class JobConflict(NotReached):
+    """A job id stands for two submissions: other content, or other instances."""
+
+
 class AwsRefused(PmrError):
     """AWS said no: credentials, permission, quota, capacity, or no endpoint answers.
 

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from poormanray.ledger import ID_LENGTH, is_job_id
@@ -16,13 +16,18 @@ from poormanray.schedule import MOST_IDS, decode_ids, encode_ids, whole_number
 _INSTANCE_ID = re.compile(r"i-[0-9a-z]{1,32}")
 # A cluster's name and a host index (see model.py).
 _INSTANCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
+# Of the digests that must not be forged, and of those that only say what differs.
+DIGEST_DIGITS, SHORT_DIGITS = 32, 16
+_IDENTITY = re.compile(
+    f"[0-9a-f]{{{SHORT_DIGITS}}} [0-9a-f]{{{SHORT_DIGITS}}} [0-9a-f]{{{DIGEST_DIGITS}}}"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """One instance of a job, the ids of the tasks that were spread to it, and its cap of slots.
 
-    A cap of 0 is none: the job's slots count.
+    A cap of 0 is none: the job's slots count. `joined`: the job was not submitted to it.
     """
 
     host_index: int
@@ -30,6 +35,7 @@ class Host:
     name: str
     tasks: tuple[int, ...]
     slot_cap: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a job is, known before anything is sent."""
+    """What a job is, known before anything is sent.
+
+    `chosen` are the ids of the instances that it is for, where the user named some.
+    """
 
     job_id: str
     kind: str
@@ -92,6 +101,12 @@ class Job:
     created_at: int = 0
     compat: str = ""
     rules: Rules = Rules()
+    chosen: tuple[str, ...] = ()
+
+    @property
+    def first_hosts(self) -> tuple[Host, ...]:
+        """Return the instances that it was submitted to."""
+        return tuple(host for host in self.hosts if not host.joined)
 
     @property
     def task_names(self) -> dict[int, str]:
@@ -132,12 +147,12 @@ def task_key(digest: str, entry: str | None) -> str:
 
 
 def content_digest(job: Job) -> str:
-    """Return a digest of what the job's tasks would do: scripts, names, files, environment.
+    """Return a digest of what the job's tasks would do, and of how: all but where, who and when.
 
-    It does not tell on which instances: those of a cluster come and go, and so do the tasks of a
-    `run`, which has one for each.
+    Instances of a cluster come and go, and so do the tasks of a `run`, which has one for each.
     """
-    hashed = hashlib.sha256()
+    how = {**_how_values(job), **_rule_values(job.rules)}
+    hashed = hashlib.sha256("".join(f"{key}={value}\n" for key, value in how.items()).encode())
     digests = [hashlib.sha256(script).digest() for script in job.scripts]
     for task in (Task(0, "", 0),) if job.kind == "run" else job.tasks:
         line = f"{task.number} {_b64(task.name)} {_entry(task)}\n"
@@ -154,23 +169,46 @@ def encode_meta(job: Job) -> bytes:
     """Return the ledger's `meta` file: one `key=value` each line."""
     values = {
         "id": job.job_id,
-        "kind": job.kind,
-        "cluster": job.cluster,
         "region": job.region,
-        "name": _b64(job.name),
         "submitter": _b64(job.submitter),
         "created": str(job.created_at),
         "tasks": str(len(job.tasks)),
-        "hosts": str(len(job.hosts)),
+        "hosts": str(len(job.first_hosts)),
+        **_how_values(job),
+        "digest": content_digest(job),
+        "instances": instances_digest(host.instance_id for host in job.first_hosts),
+        "chosen": chosen_word(job.chosen),
+        **_rule_values(job.rules),
+    }
+    return "".join(f"{key}={value}\n" for key, value in values.items()).encode("ascii")
+
+
+def _how_values(job: Job) -> dict[str, str]:
+    """Return the keys of a `meta` file that say what a job is, wherever it runs."""
+    return {
+        "kind": job.kind,
+        "cluster": job.cluster,
+        "name": _b64(job.name),
         "slots": job.slots,
         "timeout": _decimal(job.timeout_s),
         "user": job.user,
         "log_cap": str(job.log_cap_bytes),
         "compat": job.compat,
-        "digest": content_digest(job),
-        **_rule_values(job.rules),
     }
-    return "".join(f"{key}={value}\n" for key, value in values.items()).encode("ascii")
+
+
+def instances_digest(ids: Iterable[str]) -> str:
+    """Return a digest of a set of instances."""
+    return _digest(" ".join(sorted(ids)).encode())
+
+
+def chosen_word(ids: Collection[str]) -> str:
+    """Return which instances a job is for: a digest of those that were named, or `all`."""
+    return instances_digest(ids) if ids else "all"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGEST_DIGITS]
 
 
 def _rule_values(rules: Rules) -> dict[str, str]:
@@ -190,9 +228,10 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
     # The queues first: an instance looks for its own before it has use for anything else.
     lines = [
         line
-        for host in job.hosts
+        for host in job.first_hosts
         for line in (_host_line(host), f"Q {host.instance_id} {encode_ids(host.tasks)}")
     ]
+    head = len(lines)
     for number, script in enumerate(job.scripts):
         lines.append(f"S {number} {len(content)} {len(script)} {script_digest(script)}")
         content += script
@@ -200,13 +239,73 @@ def encode_sections(job: Job) -> list[tuple[str, bytes]]:
         lines.append(f"F {len(content)} {len(item.data)} {item.mode:o} {_b64(item.path)}")
         content += item.data
     lines += _task_lines(job.tasks)
-    env = "".join(f"{key}={value}\0" for key, value in job.env.items())
+    env = os.fsencode("".join(f"{key}={value}\0" for key, value in job.env.items()))
+    others = {"meta": encode_meta(job), "env": env, "content": bytes(content)}
+    lines[head:head] = [f"D {name} {section_digest(name, data)}" for name, data in others.items()]
     return [
-        ("meta", encode_meta(job)),
+        ("meta", others["meta"]),
         ("manifest", ("\n".join(lines) + "\n").encode("ascii")),
-        ("env", os.fsencode(env)),
-        ("content", bytes(content)),
+        ("env", env),
+        ("content", others["content"]),
     ]
+
+
+def section_digest(name: str, data: bytes) -> str:
+    """Return the digest of a section that the manifest holds.
+
+    Who submitted a job, and when, may differ where the same submission is sent twice.
+    """
+    if name == "meta":
+        lines = data.splitlines(keepends=True)
+        data = b"".join(one for one in lines if not one.startswith((b"created=", b"submitter=")))
+    return _digest(data)
+
+
+def manifest_digest(manifest: bytes) -> str:
+    """Return the digest of a `manifest` file, without the instances that have joined."""
+    lines = manifest.splitlines(keepends=True)
+    first = {_word(one, 1) for one in lines if one.startswith(b"Q ")}
+    return _digest(
+        b"".join(one for one in lines if not one.startswith(b"H ") or _word(one, 2) in first)
+    )
+
+
+def _word(line: bytes, at: int) -> bytes:
+    return b"".join(line.split(b" ")[at : at + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a job id stands for: digests of the content, of the first instances, of the manifest.
+
+    The last one covers all of the job; the others say which of them differs. An instance keeps
+    them as one line, and refuses a start of the same job with others.
+    """
+
+    content: str = ""
+    instances: str = ""
+    manifest: str = ""
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Return it as the words of a `start`."""
+        return self.content, self.instances, self.manifest
+
+
+def identity_of(sections: Sequence[tuple[str, bytes]]) -> Identity:
+    """Return what a job's sections stand for."""
+    parts = dict(sections)
+    summary = decode_meta(parts["meta"])
+    return Identity(
+        summary.digest[:SHORT_DIGITS],
+        summary.instances[:SHORT_DIGITS],
+        manifest_digest(parts["manifest"]),
+    )
+
+
+def read_identity(text: str) -> Identity:
+    """Read an instance's line; what is none is empty."""
+    return Identity(*text.split(" ")) if _IDENTITY.fullmatch(text) else Identity()
 
 
 def _host_line(host: Host) -> str:
@@ -214,7 +313,7 @@ def _host_line(host: Host) -> str:
 
 
 def with_hosts(manifest: bytes, hosts: Sequence[Host]) -> bytes:
-    """Return a `manifest` file in which further instances have their place, without tasks."""
+    """Return a `manifest` file in which further instances have their place, without a queue."""
     return manifest + "".join(f"{_host_line(host)}\n" for host in hosts).encode("ascii")
 
 
@@ -248,9 +347,16 @@ class JobSummary:
     digest: str
     timeout_s: float
     slots: str
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict, hash=False)
     runner: str = ""
     rules: Rules = Rules()
+    instances: str = ""
+    chosen: str = ""
+
+    @property
+    def plain(self) -> JobSummary:
+        """Return it without what only one instance says of itself."""
+        return replace(self, counts={}, runner="")
 
 
 def _number(text: str, digits: int = 15) -> int:
@@ -291,6 +397,8 @@ def decode_meta(data: bytes) -> JobSummary:
             memfree_kib=_number(values.get("memfree", "")),
             timeout_percent=_number(values.get("timeout_percent", "")),
         ),
+        instances=values.get("instances", ""),
+        chosen=values.get("chosen", ""),
     )
 
 
@@ -308,11 +416,15 @@ def sound_summary(job_id: str, data: bytes) -> JobSummary:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Who runs what, as every instance of the job holds it; `task_keys` are by task (task_key)."""
+    """Who runs what, as every instance of the job holds it; `task_keys` are by task (task_key).
+
+    `digests` are those of the job's other sections, by name, and of its scripts, by number.
+    """
 
     hosts: tuple[Host, ...]
     task_names: Mapping[int, str]
     task_keys: Mapping[int, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def decode_manifest(data: bytes, task_count: int) -> Manifest:
@@ -337,9 +449,9 @@ def decode_manifest(data: bytes, task_count: int) -> Manifest:
                 spread.update(tasks)
                 if host.tasks or len(spread) != before + len(tasks) or before > MOST_IDS:
                     raise ValueError("a task is spread twice")
-                hosts[instance_id] = replace(host, tasks=tasks)
-            case ["S", script, _, _, digest]:
-                digests[script] = digest
+                hosts[instance_id] = replace(host, tasks=tasks, joined=False)
+            case ["D", name, digest] | ["S", name, _, _, digest]:
+                digests[name] = digest
             case ["T", task, script, name, entry]:
                 number = whole_number(task)
                 names[number] = _unb64(name)
@@ -349,11 +461,11 @@ def decode_manifest(data: bytes, task_count: int) -> Manifest:
             case ["R", ids, script]:
                 names |= (plain := _plain(ids, len(names)))
                 keys |= {n: task_key(digests.get(script, ""), name) for n, name in plain.items()}
-            case ["H" | "Q" | "R" | "T", *_]:
+            case ["D" | "H" | "Q" | "R" | "T", *_]:
                 raise ValueError("an impossible line")
     if not names or len(names) != task_count or spread != names.keys():
         raise ValueError("its tasks, their number and their spread differ")
-    return Manifest(tuple(hosts.values()), names, keys)
+    return Manifest(tuple(hosts.values()), names, keys, digests)
 
 
 def _plain(ids: str, so_far: int) -> dict[int, str]:
@@ -367,4 +479,4 @@ def _host(index: str, instance_id: str, name: str, cap: str) -> Host:
     # Names of instances are put before lines and into tables, as ours are: without blanks.
     if not _INSTANCE_ID.fullmatch(instance_id) or not _INSTANCE_NAME.fullmatch(name):
         raise ValueError("an instance has an impossible id or name")
-    return Host(whole_number(index), instance_id, name, (), whole_number(cap))
+    return Host(whole_number(index), instance_id, name, (), whole_number(cap), joined=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from poormanray.manifest import SHORT_DIGITS
 from poormanray.shell import Bundle, Call
 from tests.cloud.conftest import ClientFactory, Pmr
 from tests.cloud.test_shell_ledger import ME, Machine, bundled, ends, machine, made
@@ -155,7 +156,7 @@ def test_an_instance_without_curl_says_so(machine: Machine, tmp_path: Path) -> N
     assert b"curl: (7)" in base64.b64decode(answer.facts["stderr"])
     assert b"secret" not in base64.b64decode(answer.facts["stderr"])
     part = Bundle(whole.data, whole.digest)
-    without.send(Call("put", (job.job_id, "0"), 0, bundle=part))
+    without.send(Call("put", (job.job_id, "0", whole.digest[:SHORT_DIGITS]), 0, bundle=part))
     assert without.start(job, bundle=absent).facts["committed"] == "now"
     assert ends(machine.ended(job)) == 1
     outputs = Call("outputs", (job.job_id, "**", "1000"), 0, {ME: absent.source})

@@ -85,9 +85,11 @@ def test_a_forged_ledger_is_shown_without_harm(pmr: Pmr, alone: str) -> None:
     document = pmr.json("status", job, *on)
     assert document["counts"]["SUCCEEDED"] == 1
     assert document["instances"][0]["damaged_lines"] == 3
-    for said in together(pmr, alone, ("jobs",), ("status", job), ("logs", job)):
-        assert said.returncode == 0
+    asked: list[Words] = [("jobs",), ("status", job), ("logs", job)]
+    for said, code in zip(together(pmr, alone, *asked), (0, 0, 4), strict=True):
+        assert said.returncode == code
         assert "\x1b" not in said.stdout + said.stderr
+    assert "its meta is not the one that the job was submitted with" in said.stderr
     forged = events(pmr("run", *on, "-u", "root", "--json", "-c", MANIFESTER).stdout)[-1]["job"]
     words = [("status", forged, "--tasks"), ("logs", forged), ("cancel", forged)]
     for refused in together(pmr, alone, *words):

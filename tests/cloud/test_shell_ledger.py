@@ -21,9 +21,18 @@ from poormanray import shell
 from poormanray.envelope import Answer, Chunk, Hole, decode
 from poormanray.jobs.logs import Gap, LogCursor, Text
 from poormanray.ledger import EventLog, TaskState, new_job_id
-from poormanray.manifest import HelperFile, Host, Job, Task, encode_sections
+from poormanray.manifest import (
+    SHORT_DIGITS,
+    HelperFile,
+    Host,
+    Job,
+    Task,
+    encode_sections,
+    identity_of,
+)
 
 ME = "i-0123456789abcdef0"
+OTHER = "i-0fedcba9876543210"
 HOSTILE = "a\nb='c' \"d\" $HOME `id` $(id) \\ ü 雪 =x *"
 
 
@@ -74,7 +83,8 @@ class Machine:
         return ended.stdout.decode()
 
     def start(self, job: Job, window_s: int = 0, **changes: object) -> Answer:
-        call = shell.Call("start", (job.job_id,), 0, {ME: f"0 {window_s} 1 2400"}, bundled(job))
+        words = (job.job_id, *identity_of(encode_sections(job)).words)
+        call = shell.Call("start", words, 0, {ME: f"0 {window_s} 1 2400"}, bundled(job))
         return self.send(replace(call, **changes))  # type: ignore[arg-type]
 
     def look(self, job: Job, specs: str = "", at: int = 0) -> Answer:
@@ -135,6 +145,10 @@ def bundled(job: Job) -> shell.Bundle:
     data = gzip.compress(b"".join(part for _, part in sections), mtime=0)
     sizes = tuple((name, len(part)) for name, part in sections)
     return shell.Bundle(data, hashlib.sha256(data).hexdigest(), sizes)
+
+
+def hashed(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def environment_has(proc: Path, mark: bytes) -> bool:
@@ -207,6 +221,51 @@ def test_a_start_that_comes_again_starts_nothing(machine: Machine) -> None:
     assert events.count("runner-started") == 1
 
 
+def other_submissions(job: Job) -> dict[str, Job]:
+    """Return what is refused under the id of a job, by how."""
+    (own,) = job.hosts
+    hosts = (replace(own, tasks=()), Host(1, OTHER, "c-0001", own.tasks))
+    return {
+        "other-content 1": replace(job, scripts=(b"#!/bin/sh\necho other\n",)),
+        "other-content 2": replace(job, user="nobody"),
+        "other-content 3": replace(job, env={"A": "1"}),
+        "other-content 4": replace(job, hosts=(replace(own, slot_cap=1),)),
+        "other-content 5": replace(job, scripts=(b"x",), hosts=hosts),
+        "other-instances": replace(job, hosts=hosts),
+    }
+
+
+def test_another_submission_under_the_same_id_is_refused_by_name(machine: Machine) -> None:
+    job = made("echo hi")
+    here = identity_of(encode_sections(job))
+    machine.run(job)
+    for how, other in other_submissions(job).items():
+        answer = machine.start(other)
+        assert "committed" not in answer.facts
+        assert answer.events is None
+        kind, there, sent = answer.facts["refused"].split(" ")
+        assert kind == how.split(" ")[0]
+        assert there in (here.content[:8], here.instances[:8])
+        assert sent != there or how == "other-content 4"
+    assert machine.start(replace(job, submitter="x", created_at=5)).facts["committed"] == "before"
+    assert machine.log(job) == b"hi\n"
+
+
+def test_of_two_submissions_at_once_one_is_committed_and_the_other_refused(
+    machine: Machine,
+) -> None:
+    job = made("echo one")
+    other = replace(job, scripts=(b"#!/bin/sh\necho two\n",))
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(machine.start, [job, other] * 3))
+    committed = [one.facts.get("committed", "refused") for one in answers]
+    first = committed.index("now") % 2
+    assert sorted(committed) == ["before", "before", "now", "refused", "refused", "refused"]
+    assert committed[first::2].count("refused") == 0
+    machine.ended(job)
+    assert machine.log(job) == (b"one\n", b"two\n")[first]
+
+
 def test_a_start_after_its_time_does_nothing(machine: Machine) -> None:
     job = made("echo hi")
     answer = machine.start(job, not_after_s=int(time.time()) - 5)
@@ -230,8 +289,12 @@ def test_a_bundle_in_parts_starts_when_all_are_there(machine: Machine) -> None:
 
     def put(number: int, digest: str = "") -> Answer:
         part = shell.Bundle(parts[number], digest or hashlib.sha256(parts[number]).hexdigest())
-        return machine.send(shell.Call("put", (job.job_id, str(number)), 0, bundle=part))
+        words = (job.job_id, str(number), whole.digest[:SHORT_DIGITS])
+        return machine.send(shell.Call("put", words, 0, bundle=part))
 
+    # Parts of another submission under the same id are none of this one's.
+    other = (job.job_id, "0", "0" * SHORT_DIGITS)
+    machine.send(shell.Call("put", other, 0, bundle=shell.Bundle(b"x", hashed(b"x"))))
     assert machine.start(job, bundle=start).facts["missing"] == "0,1,2"
     assert put(1).facts["stored"] == "1"
     assert put(0, "0" * 64).facts["refused"] == "digest"

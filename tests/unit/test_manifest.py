@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from poormanray.manifest import (
     HelperFile,
     Host,
+    Identity,
     Job,
     Rules,
     Task,
@@ -19,8 +21,13 @@ from poormanray.manifest import (
     decode_manifest,
     decode_meta,
     encode_sections,
+    identity_of,
+    manifest_digest,
+    read_identity,
     script_digest,
+    section_digest,
     task_key,
+    with_hosts,
 )
 from poormanray.schedule import spread
 
@@ -179,6 +186,63 @@ def test_the_digest_depends_on_each_part() -> None:
         job(helper_files=(HelperFile("z", b"1"), files[1])),
     ]
     assert len({content_digest(one) for one in jobs}) == len(jobs)
+
+
+def test_the_digest_depends_on_how_it_runs() -> None:
+    ways: list[dict[str, Any]] = [
+        *({"slots": "2"}, {"timeout_s": 5.0}, {"user": "u"}, {"log_cap_bytes": 9}),
+        *({"compat": "slurm"}, {"kind": "setup"}, {"cluster": "d"}, {"name": "n"}),
+        *({"rules": Rules(retries=1)}, {"rules": Rules(max_load="5")}),
+        *({"rules": Rules(memfree_kib=1)}, {"rules": Rules(timeout_percent=200)}),
+    ]
+    assert len({content_digest(job(**way)) for way in [{}, *ways]}) == len(ways) + 1
+
+
+def instances(*ids: str, joined: bool = False) -> tuple[Host, ...]:
+    return tuple(
+        Host(n, key, f"c-{n}", (n,) * (not joined), joined=joined) for n, key in enumerate(ids)
+    )
+
+
+def test_an_identity_is_of_the_first_instances_and_of_no_time() -> None:
+    two = job(hosts=instances("i-1", "i-2"), tasks=job().tasks[:2])
+    plain = identity_of(encode_sections(two))
+    assert read_identity(" ".join(plain.words)) == plain
+    late = instances("i-9", joined=True)
+    for same in (
+        replace(two, submitter="x", created_at=7),
+        replace(two, hosts=two.hosts + late),
+    ):
+        assert identity_of(encode_sections(same)) == plain
+    sections = dict(encode_sections(two))
+    manifest = with_hosts(sections["manifest"], late)
+    assert manifest_digest(manifest) == plain.manifest != section_digest("manifest", manifest)
+    assert [one.joined for one in decode_manifest(manifest, 2).hosts] == [False, False, True]
+    others = [
+        identity_of(encode_sections(replace(two, hosts=instances("i-1", "i-3")))),
+        identity_of(encode_sections(replace(two, hosts=instances("i-2", "i-1")))),
+        identity_of(encode_sections(replace(two, hosts=instances("i-1")))),
+    ]
+    assert all(one.content == plain.content and one.manifest != plain.manifest for one in others)
+    assert [one.instances == plain.instances for one in others] == [False, True, False]
+
+
+def test_a_manifest_holds_the_digests_of_the_other_sections() -> None:
+    sections = dict(encode_sections(job(env={"A": "1"})))
+    found = decode_manifest(sections["manifest"], 3).digests
+    assert {name: found[name] for name in ("meta", "env", "content")} == {
+        name: section_digest(name, sections[name]) for name in ("meta", "env", "content")
+    }
+
+
+@pytest.mark.parametrize("text", ["", "x", "0" * 66, f"{'0' * 16} {'0' * 16} {'g' * 32}"])
+def test_what_is_no_identity_is_empty(text: str) -> None:
+    assert read_identity(text) == Identity()
+
+
+@given(st.lists(st.sampled_from(list(b"HQTSF 019-:,=i\n/Yy0w")), max_size=120).map(bytes))
+def test_any_manifest_has_a_digest(data: bytes) -> None:
+    assert len(manifest_digest(data)) == 32
 
 
 def test_the_digest_of_a_run_does_not_depend_on_its_instances() -> None:

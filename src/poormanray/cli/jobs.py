@@ -20,7 +20,7 @@ from poormanray.cli.options import (
 )
 from poormanray.cli.prune import WEEK_S, Chosen, prune_jobs
 from poormanray.cli.watching import iso
-from poormanray.errors import ExitCode, NotFound, UsageProblem
+from poormanray.errors import ExitCode, JobConflict, NotFound, UsageProblem
 from poormanray.jobs.absent import absent, recall
 from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.cancel import cancel as cancel_on
@@ -32,6 +32,8 @@ from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import tracks_of
 from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Contact, Track, Wanted
+from poormanray.ledger import is_job_id
+from poormanray.manifest import Host
 from poormanray.model import Selection, readable_s
 
 if TYPE_CHECKING:
@@ -204,7 +206,13 @@ def cancel(
     app: App, *, name: str, instance_ids: tuple[str, ...], task: int | None, job: str
 ) -> int:
     """End a job: its tasks get TERM, and KILL five seconds later; what waits will not start."""
-    fleet, known = known_job(app, name, job)
+    fleet = fleet_of(app, name)
+    try:
+        known = find(fleet, job)
+    except JobConflict:
+        if not is_job_id(job):
+            raise
+        return _cancel_all(app, fleet, job, task)
     hosts = [host for host in known.manifest.hosts if host.instance_id in known.holders]
     if instance_ids:
         hosts = [h for h in hosts if h.instance_id in instance_ids or h.name in instance_ids]
@@ -220,6 +228,14 @@ def cancel(
         task,
         cancel_on(fleet, known.summary.job_id, hosts, task=task),
     )
+
+
+def _cancel_all(app: App, fleet: Fleet, job_id: str, task: int | None) -> int:
+    """End every job that has this id: of several, no instance's word on the others counts."""
+    hosts = [Host(one.host_index, one.instance_id, one.name, ()) for one in fleet.ready]
+    done = cancel_on(fleet, job_id, hosts, task=task)
+    there = [one for one in done if one.problem != "no-such-job"]
+    return _show_cancelled(app.out, job_id, task, there)
 
 
 def _show_cancelled(out: Output, job_id: str, task: int | None, done: Sequence[Cancelled]) -> int:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from poormanray.cli.output import harmless, one_line
-from poormanray.errors import CredentialsEnded, ExitCode, PmrError
+from poormanray.errors import CredentialsEnded, ExitCode, JobConflict, PmrError
 from poormanray.jobs.track import (
     Again,
     Backlog,
@@ -400,7 +400,8 @@ def watched(
         return ExitCode.INTERRUPTED
     except PmrError as error:
         watcher.finish()
-        back.tell(out, "lost sight")
+        if not isinstance(error, JobConflict):
+            back.tell(out, "lost sight")
         if isinstance(error, CredentialsEnded):
             error.hint = f"log in again, then: {back.command}"
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,20 +21,26 @@ from poormanray.cli.watching import (
     summary_event,
     watched,
 )
-from poormanray.errors import ExitCode, NotFound, UsageProblem
+from poormanray.errors import ExitCode, JobConflict, UsageProblem
 from poormanray.jobs.cancel import cancel
-from poormanray.jobs.fleet import Fleet, muster
+from poormanray.jobs.fleet import muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.halt import Halt, halting
 from poormanray.jobs.join import of_job
-from poormanray.jobs.listing import load
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, tracks_of, verdict
 from poormanray.jobs.presence import Fate
-from poormanray.jobs.submit import Work, plan, without
-from poormanray.jobs.track import Contact, Wanted
+from poormanray.jobs.submit import (
+    MOST_NAMED,
+    Work,
+    held_elsewhere,
+    plan,
+    resumed,
+    without,
+)
+from poormanray.jobs.track import Contact, Happening, HostProblem, Looked, Wanted, is_conflict
 from poormanray.ledger import ended_counts, is_job_id
-from poormanray.manifest import Job, Manifest, Task
+from poormanray.manifest import Manifest
 from poormanray.model import Instance, Selection
 
 if TYPE_CHECKING:
@@ -115,7 +121,7 @@ _JOB_OPTIONS = (
         "--job-id",
         default="",
         metavar="ID",
-        help="Submit again what was cut off; nothing starts twice.",
+        help="Submit again what was cut off: same content, same instances; nothing starts twice.",
     ),
 )
 
@@ -217,14 +223,21 @@ class Submission:
         # Who names instances wants no others.
         self.chosen = bool(selection.instance_ids)
         self.fleet = muster(app.aws, selection, on_left_out=self._left_out)
-        job = plan(
+        asked = [*self.fleet.ready, *(one for one, _ in self.fleet.left_out)]
+        self.job = plan(
             work,
             self.fleet.ready,
             cluster=selection.cluster,
             region=app.aws.region,
             job_id=manner.job_id,
+            chosen=[one.instance_id for one in asked] if self.chosen else (),
         )
-        self.job = _resumed(self.fleet, job, manner) if manner.job_id else job
+        self.whole = self.fleet
+        if manner.job_id:
+            # It may be the id of a job on any instance of the cluster.
+            if self.chosen:
+                self.whole = muster(app.aws, Selection(selection.cluster))
+            self.job = resumed(self.whole, self.job, manner.deliver_timeout_s)
         self.problems = self.fleet.fates(host.instance_id for host in self.job.hosts)
         self.again = app.command_line("logs", "-f", self.job.job_id, "-n", selection.cluster)
 
@@ -321,7 +334,9 @@ class Submission:
         words = ("map", "--resume", self.job.job_id, "--reassign", "-n", self.job.cluster)
         reassign = self.app.command_line(*words) if self.job.kind == "map" else ""
         back = WayBack(self.job.job_id, self.again, follower.tracks.values(), resume, reassign)
-        happenings = self.sending.attended(follower)
+        happenings = (
+            self._alone(follower) if self.manner.job_id else self.sending.attended(follower)
+        )
         if halt is not None:
             stop = partial(self._stop, halt, follower)
             happenings = halting(happenings, halt, len(self.job.tasks), stop)
@@ -334,6 +349,68 @@ class Submission:
         if code is None:
             back.tell_stopped(self.app.out)
         return code
+
+    def _alone(self, follower: Follower) -> Iterator[Happening]:
+        """Yield what happens while the job's id stands for no other job.
+
+        Raises:
+            JobConflict: it does; what this submission has started is cancelled.
+        """
+        tracks = follower.tracks.values()
+        refused: list[HostProblem] = []
+        asked = False
+        for happening in self.sending.attended(follower):
+            if isinstance(happening, HostProblem) and is_conflict(happening.why):
+                refused.append(happening)
+                if follower.mover:
+                    # Its tasks are another job's now: they run nowhere else.
+                    follower.mover.stop()
+                continue
+            yield happening
+            if not isinstance(happening, Looked):
+                continue
+            if refused and all(t.looked or t.problem for t in tracks if t.started):
+                break
+            if not asked and any(track.looked for track in tracks):
+                asked = True
+                self._refuse_other(follower)
+        if refused:
+            words = "; ".join(f"[{one.host.name}] {one.why}" for one in refused[:MOST_NAMED])
+            raise self._conflict(follower, words)
+        # What was submitted at the same moment to others may have come there only now.
+        self._refuse_other(follower)
+
+    def _refuse_other(self, follower: Follower) -> None:
+        identity = self.sending.parcel.identity
+        there = held_elsewhere(self.whole, self.job, identity)
+        for track in follower.tracks.values():
+            there.pop(track.host.instance_id, None)
+        if there:
+            words = ", ".join(f"{key} has {digest[:8]}" for key, digest in there.items())
+            raise self._conflict(
+                follower,
+                f"it was also submitted to other instances: by the digests of its manifest, {words}"
+                f", and this one has {identity.manifest[:8]}",
+            )
+
+    def _conflict(self, follower: Follower, words: str) -> JobConflict:
+        """Cancel what this submission has started; return the error that says why."""
+        tracks = follower.tracks.values()
+        hosts = [t.host for t in tracks if t.looked and not t.problem and not t.all_ended]
+        done = cancel(self.fleet, self.job.job_id, hosts) if hosts else []
+        missed = [one.host.name for one in done if one.problem]
+        what = "nothing of this submission was started"
+        if hosts:
+            what = "what this submission had started is cancelled"
+        elif any(track.looked and not track.problem for track in tracks):
+            what = "what this submission had started has ended"
+        if missed:
+            what = f"this submission could not be cancelled on {', '.join(missed)}"
+        status = self.app.command_line("status", self.job.job_id, "-n", self.job.cluster)
+        return JobConflict(
+            f"job {self.job.job_id} stands for two submissions: {words}; {what}",
+            f"leave out --job-id to submit this as a job of its own; {status} shows the other",
+        )
 
     def _stop(self, halt: Halt, follower: Follower) -> tuple[str, ...]:
         hosts = [track.host for track in follower.tracks.values() if not track.problem]
@@ -374,24 +451,3 @@ class Submission:
         out.line(self.job.job_id)
         out.note(f"detached; to watch it: {self.again}")
         return ExitCode.NOT_REACHED if problems else ExitCode.OK
-
-
-def _resumed(fleet: Fleet, job: Job, manner: Manner) -> Job:
-    """Return the job as its ledgers know it, if any does: who runs what was decided then."""
-    from poormanray.manifest import content_digest
-
-    try:
-        known = load(fleet, job.job_id, deliver_timeout_s=manner.deliver_timeout_s)
-    except NotFound:
-        return job
-    if known.summary.digest != content_digest(job):
-        raise UsageProblem(
-            f"job {job.job_id} was submitted with other content",
-            "leave out --job-id to submit this as a job of its own",
-        )
-    tasks = job.tasks
-    if job.kind == "run":
-        # One script, for as many tasks as it had instances then.
-        names = known.manifest.task_names
-        tasks = tuple(Task(number, names[number], 0) for number in sorted(names))
-    return replace(job, hosts=known.manifest.hosts, tasks=tasks)

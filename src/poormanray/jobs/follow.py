@@ -42,6 +42,7 @@ from poormanray.jobs.track import (
     TaskChanged,
     Track,
     Wanted,
+    refusal_words,
 )
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import Call
@@ -352,8 +353,8 @@ class Follower:
         yield from self._heard(track, answer, now_s, bulk=kind == "bulk")
         if refusal:
             if not (kind == "look" and track.may_still_come(refusal, now_s)):
-                words = REFUSALS.get(refusal, refusal[:99])
-                yield from self._give_up(track, words, CONTACT_OF.get(refusal, Contact.REFUSED))
+                contact = CONTACT_OF.get(refusal, Contact.REFUSED)
+                yield from self._give_up(track, refusal_words(refusal), contact)
             return
         if kind != "bulk":
             track.looked = True

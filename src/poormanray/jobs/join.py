@@ -135,7 +135,7 @@ class Joiner:
             ready = cluster.reachable(self.fleet.aws, others).ready if others else ()
         except (NotFound, Outage):
             return []  # it is asked again
-        return [Host(one.host_index, one.instance_id, one.name, ()) for one in ready]
+        return [Host(one.host_index, one.instance_id, one.name, (), joined=True) for one in ready]
 
     def waves(self, tracks: Iterable[Track]) -> list[list[Track]]:
         """Return newcomers by the content that was sent to them: each wave has an order."""

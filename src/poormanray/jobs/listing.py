@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import base64
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from poormanray.envelope import Answer, Chunk
-from poormanray.errors import NotFound, NotReached, UsageProblem
+from poormanray.errors import JobConflict, NotFound, NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
 from poormanray.ledger import is_job_id
-from poormanray.manifest import Host, JobSummary, Manifest, decode_manifest, sound_summary
+from poormanray.manifest import (
+    Host,
+    JobSummary,
+    Manifest,
+    decode_manifest,
+    decode_meta,
+    manifest_digest,
+    read_identity,
+    section_digest,
+    sound_summary,
+)
 from poormanray.remote import CHUNK, DELIVER_TIMEOUT_S, EVERYONE, Order, unable
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
@@ -25,6 +36,7 @@ ENV, CONTENT = "@env", "@content"
 MOST_FILE_BYTES = 64 << 20
 # A large answer that does not end a file brings at least this much of it.
 LEAST_PROGRESS_BYTES = 1024
+DAMAGED = "its answer is damaged"
 _WHAT_IT_IS = f"{META}:0,{MANIFEST}:0"
 # What a job is, or as much of that as fits.
 _WHOLE_ROW = f"- 0 0 {SMALL_ANSWER_CHARS} {_WHAT_IT_IS}"
@@ -56,12 +68,18 @@ class Listed:
 
 @dataclass(slots=True)
 class _Sum:
-    summary: JobSummary
     counts: dict[str, int] = field(default_factory=dict)
     runners: list[str] = field(default_factory=list)
+    summaries: Counter[JobSummary] = field(default_factory=Counter)
+
+    @property
+    def summary(self) -> JobSummary:
+        """Return what most instances say that the job is."""
+        return self.summaries.most_common(1)[0][0]
 
     def add(self, told: JobSummary) -> None:
         self.runners.append(told.runner)
+        self.summaries[told.plain] += 1
         for key, count in told.counts.items():
             self.counts[key] = self.counts.get(key, 0) + count
 
@@ -78,14 +96,14 @@ def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dic
         try:
             summaries = [sound_summary(job_id, data) for job_id, data in reply.answer.jobs]
         except ValueError as error:
-            problems[reply.instance_id] = f"its answer is damaged: {error}"
+            problems[reply.instance_id] = f"{DAMAGED}: {error}"
             continue
         for key, words in reply.answer.facts.items():
             if why := key.startswith("foreign.") and unable(f"format {key[8:]} {words}"):
                 problems[reply.instance_id] = why
         for summary in summaries:
             if summary.cluster == fleet.cluster:
-                found.setdefault(summary.job_id, _Sum(summary)).add(summary)
+                found.setdefault(summary.job_id, _Sum()).add(summary)
     listed = [
         Listed(
             summary=entry.summary,
@@ -105,7 +123,7 @@ def resolve(fleet: Fleet, reference: str) -> str:
         NotFound: there is no such job.
         NotReached: no instance answered.
     """
-    return reference if is_job_id(reference) else _which(fleet, reference)[0]
+    return reference if is_job_id(reference) else find(fleet, reference).summary.job_id
 
 
 def find(fleet: Fleet, reference: str) -> Known:
@@ -117,7 +135,7 @@ def find(fleet: Fleet, reference: str) -> Known:
     """
     if is_job_id(reference):
         return load(fleet, reference)
-    return _first_sound(fleet, *_which(fleet, reference))
+    return _meant(fleet, reference, *_which(fleet, reference))
 
 
 def find_with_events(fleet: Fleet, reference: str) -> Known:
@@ -139,19 +157,51 @@ def find_with_events(fleet: Fleet, reference: str) -> Known:
         comment=f"pmr status {reference}" if is_job_id(reference) else "pmr status",
         prompt=True,
     )
-    job_id, answers, problems = _which(fleet, reference, order)
-    try:
-        known = _first_sound(fleet, job_id, answers, problems, rows)
-    except (NotFound, NotReached):
-        known = load(fleet, job_id)
+    found, problems = _which(fleet, reference, order)
+    known = _meant(fleet, reference, found, problems, rows)
+    answers = found[known.summary.job_id]
     told = {key: answer for key, answer in answers.items() if key in known.holders}
     return replace(known, told=told)
 
 
+def _meant(
+    fleet: Fleet,
+    reference: str,
+    found: Mapping[str, dict[str, Answer]],
+    problems: dict[str, str],
+    tellers: Collection[str] = (),
+) -> Known:
+    """Return the newest job that is meant; which name it has is what most of its instances say.
+
+    Raises:
+        NotFound: there is none.
+        NotReached: no instance returned a sound description of it.
+    """
+    by_id = is_job_id(reference)
+    for job_id in sorted(found, reverse=True):
+        answers = found[job_id]
+        if by_id or len(answers) == len(fleet.ready):
+            try:
+                known = _first_sound(fleet, job_id, answers, dict(problems), tellers)
+            except (NotFound, NotReached):
+                if not tellers:
+                    raise
+                known = load(fleet, job_id)
+        else:
+            # Those that hold it under another name, or have a newer one, have not described it.
+            known = load(fleet, job_id)
+            damaged = {k: why for k, why in problems.items() if why.startswith(DAMAGED)}
+            holders = known.holders - damaged.keys()
+            known = replace(known, holders=holders, problems={**known.problems, **damaged})
+        if by_id or reference in ("last", known.summary.name):
+            return known
+    raise _no_job(fleet, reference)
+
+
 def _which(
     fleet: Fleet, reference: str, order: Order | None = None
-) -> tuple[str, dict[str, Answer], dict[str, str]]:
-    """Return the newest job that is meant, who told of it, and why some told nothing.
+) -> tuple[dict[str, dict[str, Answer]], dict[str, str]]:
+    """Return the jobs that may be meant: who described each, and why some described none.
 
     With an `order`, what the job is need not be in every answer.
     """
@@ -167,13 +217,12 @@ def _which(
         try:
             job_id = _told_job(answer, reference, fleet.cluster, whole=whole)
         except ValueError as error:
-            problems[instance_id] = f"its answer is damaged: {error}"
+            problems[instance_id] = f"{DAMAGED}: {error}"
             continue
         if job_id:
             found.setdefault(job_id, {})[instance_id] = answer
     if found:
-        newest = max(found)
-        return newest, found[newest], problems
+        return found, problems
     if problems and (is_job_id(reference) or len(problems) == len(fleet.ready_ids)):
         raise _nobody_tells(fleet, f"which job {reference!r} is", problems)
     raise _no_job(fleet, reference)
@@ -228,7 +277,8 @@ def meant(reference: str) -> str:
 class Known:
     """A job's summary and manifest, and who of its instances has its ledger.
 
-    `told` is what holders have told of their events with it, where that was asked for.
+    `told` is what holders have told of their events with it, where that was asked for. `digest` is
+    that of the manifest which most instances hold; `others` hold another, by instance id.
     """
 
     summary: JobSummary
@@ -236,6 +286,8 @@ class Known:
     holders: frozenset[str]
     problems: Mapping[str, str]
     told: Mapping[str, Answer] = field(default_factory=dict)
+    digest: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(fleet: Fleet, job_id: str, *, deliver_timeout_s: int = DELIVER_TIMEOUT_S) -> Known:
@@ -276,36 +328,39 @@ def _first_sound(
     problems: dict[str, str],
     tellers: Collection[str] = (),
 ) -> Known:
-    """Return the job as the first instance knows it that tells sound things of it.
+    """Return the job as most of its instances have it, from the first whose copy is sound.
 
-    `tellers` are the only ones that are listened to; none: all.
+    `tellers` are the only ones that are asked for it; none: all.
 
     Raises:
         NotFound: it is a job of another cluster.
         NotReached: not one of them tells sound things.
+        JobConflict: as many instances have one manifest as another.
     """
+    digest, others = held_by_most(fleet, job_id, answers)
     foreign = ""
-    tried: dict[str, str] = {}
+    tried = {key: f"it has another job under this id ({others[key][:8]})" for key in others}
     for instance_id in tellers or answers:
-        if instance_id not in answers:
+        if instance_id not in answers or instance_id in others:
             continue
         try:
             answer = answers[instance_id]
-            summary = sound_summary(job_id, _whole(fleet, job_id, instance_id, answer, META))
+            meta = _whole(fleet, job_id, instance_id, answer, META)
+            summary = sound_summary(job_id, meta)
             if summary.cluster != fleet.cluster:
                 # An instance that has come from another cluster kept its ledgers.
                 foreign = summary.cluster
                 tried[instance_id] = f"it knows the job as one of cluster {foreign}"
                 continue
-            manifest = decode_manifest(
-                _whole(fleet, job_id, instance_id, answer, MANIFEST), summary.task_count
-            )
+            data = _whole(fleet, job_id, instance_id, answer, MANIFEST)
+            manifest = verified_manifest(meta, data, digest)
         except ValueError as error:
-            tried[instance_id] = f"its answer is damaged: {error}"
+            tried[instance_id] = f"{DAMAGED}: {error}"
         else:
             problems = problems | tried
             holders = frozenset(answers.keys() - problems)
-            return Known(summary, with_joined(fleet, manifest, holders), holders, problems)
+            manifest = with_joined(fleet, manifest, holders)
+            return Known(summary, manifest, holders, problems, digest=digest, others=others)
     if foreign:
         raise NotFound(
             f"cluster {fleet.cluster} has no job {job_id}: it is one of cluster {foreign}",
@@ -318,11 +373,58 @@ def _first_sound(
     )
 
 
+def held_by_most(
+    fleet: Fleet, job_id: str, answers: Mapping[str, Answer]
+) -> tuple[str, dict[str, str]]:
+    """Return the digest of the manifest that most instances hold, and who holds another.
+
+    Raises:
+        JobConflict: as many hold another one.
+    """
+    held = {
+        key: read_identity(answer.facts.get("identity", "")).manifest
+        for key, answer in answers.items()
+    }
+    counts = Counter(held.values()).most_common(2)
+    if len(counts) > 1 and counts[0][1] == counts[1][1]:
+        raise job_conflict(fleet.cluster, job_id, held)
+    digest = counts[0][0]
+    return digest, {key: other for key, other in held.items() if other != digest}
+
+
+def job_conflict(cluster: str, job_id: str, held: Mapping[str, str]) -> JobConflict:
+    """Return the error of a job id that stands for several jobs: which instance has which."""
+    by_digest: dict[str, list[str]] = {}
+    for key, digest in sorted(held.items()):
+        by_digest.setdefault(digest[:8] or "none", []).append(key)
+    words = "; ".join(f"{digest} on {', '.join(ids)}" for digest, ids in by_digest.items())
+    return JobConflict(
+        f"job {job_id} is not the same on all instances, by the digests of its manifest: {words}",
+        f"pmr cancel {job_id} -n {cluster} ends it on all of them",
+    )
+
+
+def verified_manifest(meta: bytes, manifest: bytes, digest: str) -> Manifest:
+    """Read a job's manifest if it has this digest and the meta is its own.
+
+    Without a digest (a ledger that has none) nothing is compared.
+
+    Raises:
+        ValueError: the manifest or the meta is damaged, or is another one.
+    """
+    found = decode_manifest(manifest, decode_meta(meta).task_count)
+    if digest and manifest_digest(manifest) != digest:
+        raise ValueError("its manifest is not the one that the job was submitted with")
+    if digest and section_digest("meta", meta) != found.digests.get("meta"):
+        raise ValueError("its meta is not the one that the job was submitted with")
+    return found
+
+
 def with_joined(fleet: Fleet, manifest: Manifest, holders: Collection[str]) -> Manifest:
     """Return the manifest with the instances that have joined the job: they have its ledger."""
     there = {host.instance_id for host in manifest.hosts}
     joined = tuple(
-        Host(one.host_index, one.instance_id, one.name, ())
+        Host(one.host_index, one.instance_id, one.name, (), joined=True)
         for one in fleet.ready
         if one.instance_id in holders and one.instance_id not in there
     )

@@ -12,7 +12,8 @@ from poormanray.jobs.outcome import Outcome, outcomes
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
 from poormanray.jobs.survey import looked_over
 from poormanray.jobs.track import Track
-from poormanray.manifest import JobSummary
+from poormanray.ledger import is_job_id
+from poormanray.manifest import JobSummary, read_identity
 from poormanray.remote import Order
 from poormanray.shell import Call
 
@@ -31,18 +32,25 @@ class Closely:
 
 @dataclass(slots=True)
 class _Answers:
-    """What instances told of the newest job that any of them names."""
+    """What instances told of the newest job that any of them names.
+
+    `kinds` is what they say the job is: more than one, and some of them lie.
+    """
 
     job_id: str = ""
     summary: JobSummary | None = None
     shares: list[Share] = field(default_factory=list)
+    kinds: set[tuple[str, JobSummary]] = field(default_factory=set)
 
-    def add(self, summary: JobSummary, share: Share) -> None:
+    def add(self, digest: str, summary: JobSummary, share: Share) -> None:
         """Take in one; those that name an older job have nothing of the newest."""
         if summary.job_id > self.job_id:
             self.job_id, self.summary, self.shares = summary.job_id, summary, []
+            self.kinds.clear()
         if summary.job_id == self.job_id:
             self.shares.append(share)
+            # Who submitted it, and when, may differ where it was submitted twice.
+            self.kinds.add((digest, replace(summary.plain, submitter="", created_at=0)))
 
     @property
     def last_lines(self) -> Mapping[tuple[int, int], str]:
@@ -66,13 +74,18 @@ def glance(fleet: Fleet, reference: str, look: Look) -> Overview:
     """
     answers = _ask(fleet, reference)
     summary = answers.summary
+    # By name or as the newest, a job is what most of its instances say: all have to be heard.
+    heard = is_job_id(reference) or len(answers.shares) == len(fleet.ready)
     if (
         summary is not None
         and summary.cluster == fleet.cluster
+        and (heard and len(answers.kinds) == 1)
         and (overview := merged(summary, answers.shares)) is not None
     ):
         return overview
     known = find_with_events(fleet, answers.job_id or reference)
+    if not is_job_id(reference) and reference not in ("last", known.summary.name):
+        known = find_with_events(fleet, reference)
     return _closely(fleet, known, look, answers.last_lines).overview
 
 
@@ -104,12 +117,14 @@ def _ask(fleet: Fleet, reference: str) -> _Answers:
     answers = _Answers()
     shares = []
     for reply in fleet.remote.ask(order, list(names)):
-        for job_id, data in reply.answer.jobs if reply.answer else ():
-            key = reply.instance_id
+        if reply.answer is None:
+            continue
+        key, digest = reply.instance_id, read_identity(reply.answer.facts.get("identity", ""))
+        for job_id, data in reply.answer.jobs:
             # Who does not tell sound things is missing, and is looked at more closely.
             with suppress(ValueError):
                 summary, share = read_share(key, names[key], job_id, data)
-                shares.append((summary, replace(share, host_index=index_of[key])))
-    for summary, share in sorted(shares, key=lambda pair: pair[1].name):
-        answers.add(summary, share)
+                shares.append((digest.manifest, summary, replace(share, host_index=index_of[key])))
+    for told in sorted(shares, key=lambda one: one[2].name):
+        answers.add(*told)
     return answers

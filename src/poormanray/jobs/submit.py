@@ -11,19 +11,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from poormanray.errors import NotReached, UsageProblem
+from poormanray.errors import JobConflict, NotFound, NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
+from poormanray.jobs.listing import job_conflict, load, meant
 from poormanray.ledger import new_job_id
-from poormanray.manifest import HelperFile, Host, Job, Rules, Task, encode_sections
+from poormanray.manifest import (
+    SHORT_DIGITS,
+    HelperFile,
+    Host,
+    Identity,
+    Job,
+    Rules,
+    Task,
+    chosen_word,
+    content_digest,
+    encode_sections,
+    identity_of,
+    read_identity,
+)
 from poormanray.model import Instance
-from poormanray.remote import CHUNK, POLLS_PER_S, Order, Reply
+from poormanray.remote import CHUNK, EVERYONE, POLLS_PER_S, Order, Reply
 from poormanray.schedule import slot_caps, spread
-from poormanray.shell import SEND_LIMIT_CHARS, Bundle, Call, render
+from poormanray.shell import SEND_LIMIT_CHARS, SMALL_ANSWER_CHARS, Bundle, Call, render
 
 # Bytes of a part that one send carries beside the shell library, base64-encoded.
 PART_BYTES = 33_000
 PARTS_TOGETHER = 4
 MOST_TRIES = 3
+# Of a job's instances that an error names, and of a digest.
+MOST_NAMED, SHOWN_DIGITS = 4, 8
 # What a job may come to, compressed, without a bucket: more than this is hours of sends.
 MOST_BUNDLE_BYTES = 64 << 20
 # From a send to the poll that finds its last answer. What is told while parts are sent is measured;
@@ -66,9 +82,15 @@ def submitter() -> str:
 
 
 def plan(
-    work: Work, instances: Sequence[Instance], *, cluster: str, region: str, job_id: str = ""
+    work: Work,
+    instances: Sequence[Instance],
+    *,
+    cluster: str,
+    region: str,
+    job_id: str = "",
+    chosen: Sequence[str] = (),
 ) -> Job:
-    """Decide who runs what."""
+    """Decide who runs what; `chosen` are the ids of the instances that the user named, if any."""
     tasks = work.tasks or tuple(
         Task(number, instance.name, 0) for number, instance in enumerate(instances)
     )
@@ -97,6 +119,7 @@ def plan(
         created_at=int(time.time()),
         compat=work.compat,
         rules=work.rules,
+        chosen=tuple(sorted(chosen)),
     )
 
 
@@ -111,6 +134,7 @@ class Parcel:
     job: Job
     data: bytes
     start: Bundle
+    identity: Identity
     parts: tuple[Bundle, ...] = ()
     by_bucket: bool = False
 
@@ -119,7 +143,8 @@ class Parcel:
 
         `source` is where an instance fetches the content that did not come in parts.
         """
-        call = Call("start", (self.job.job_id,), 0, bundle=replace(self.start, source=source))
+        words = (self.job.job_id, *self.identity.words)
+        call = Call("start", words, 0, bundle=replace(self.start, source=source))
         return Order(
             call,
             {},
@@ -150,15 +175,17 @@ def pack_sections(
     sizes = tuple((name, len(part)) for name, part in sections)
     digest = hashlib.sha256(data).hexdigest()
     inline = Bundle(data, digest, sizes)
+    identity = identity_of(sections)
     if len(data) <= PART_BYTES:
         rows = {f"i-{number:017x}": "0 00 0 0000 0000.1:0" for number in range(50)}
-        if len(render(Call("start", (job.job_id,), 0, rows, inline))) <= SEND_LIMIT_CHARS:
-            return Parcel(job, data, inline)
+        call = Call("start", (job.job_id, *identity.words), 0, rows, inline)
+        if len(render(call)) <= SEND_LIMIT_CHARS:
+            return Parcel(job, data, inline, identity)
     start = Bundle(b"", digest, sizes, -(-len(data) // PART_BYTES))
     if len(data) <= MOST_BUNDLE_BYTES:
         slices = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
         parts = tuple(Bundle(part, hashlib.sha256(part).hexdigest()) for part in slices)
-        return Parcel(job, data, start, parts, bucket)
+        return Parcel(job, data, start, identity, parts, bucket)
     if not bucket:
         raise UsageProblem(
             f"the job is {len(data) >> 20} MB compressed; at most {MOST_BUNDLE_BYTES >> 20} MB "
@@ -166,7 +193,7 @@ def pack_sections(
             "name a bucket for it with --bucket, or put large inputs where the instances can "
             "read them, and map over their names",
         )
-    return Parcel(job, data, start, by_bucket=True)
+    return Parcel(job, data, start, identity, by_bucket=True)
 
 
 def sending_s(parts: int, instances: int, round_trip_s: float = ROUND_TRIP_S) -> float:
@@ -222,7 +249,8 @@ def _put(
 
     def orders() -> Iterator[tuple[Order, list[str]]]:
         for number, left in missing.items():
-            call = Call("put", (parcel.job.job_id, str(number)), 0, bundle=parcel.parts[number])
+            words = (parcel.job.job_id, str(number), parcel.start.digest[:SHORT_DIGITS])
+            call = Call("put", words, 0, bundle=parcel.parts[number])
             comment = f"pmr put {parcel.job.job_id} {number}"
             if ids := sorted(left - problems.keys()):
                 numbers.append(number)
@@ -230,6 +258,76 @@ def _put(
 
     for at, reply in fleet.remote.ask_all(orders(), together=PARTS_TOGETHER):
         yield numbers[at], reply
+
+
+def resumed(fleet: Fleet, job: Job, deliver_timeout_s: int) -> Job:
+    """Return a job as its ledgers have it, if there are any: who runs what was decided then.
+
+    `fleet` is the whole cluster: the job may have been submitted to others of its instances.
+
+    Raises:
+        JobConflict: its id stands for another job, or for this one on other instances.
+        NotReached: some instances did not answer, and the others do not have the job.
+    """
+    try:
+        known = load(fleet, job.job_id, deliver_timeout_s=deliver_timeout_s)
+    except NotFound:
+        return job
+    summary, digest = known.summary, content_digest(job)
+    if known.others:
+        held = dict.fromkeys(known.holders, known.digest)
+        raise job_conflict(fleet.cluster, job.job_id, {**held, **known.others})
+    tasks = job.tasks
+    if job.kind == "run":
+        # One script, for as many tasks as it had instances then.
+        names = known.manifest.task_names
+        tasks = tuple(Task(number, names[number], 0) for number in sorted(names))
+    before = replace(
+        job,
+        hosts=known.manifest.hosts,
+        tasks=tasks,
+        created_at=summary.created_at,
+        submitter=summary.submitter,
+    )
+    if summary.digest != digest:
+        raise _conflict(before, "other content or options", summary.digest, digest)
+    chosen = chosen_word(job.chosen)
+    if summary.chosen != chosen:
+        raise _conflict(before, "other instances", summary.chosen, chosen)
+    manifest = identity_of(encode_sections(before)).manifest
+    if known.digest not in ("", manifest):
+        raise _conflict(before, "other content or options", known.digest, manifest)
+    return before
+
+
+def _conflict(before: Job, what: str, there: str, sent: str) -> JobConflict:
+    names = [host.name for host in before.hosts[:MOST_NAMED]]
+    more = f" and {len(before.hosts) - MOST_NAMED} more" * (len(before.hosts) > MOST_NAMED)
+    return JobConflict(
+        f"job {before.job_id} was submitted before with {what}, to {', '.join(names)}{more} "
+        f"(digest {there[:SHOWN_DIGITS]}, this one has {sent[:SHOWN_DIGITS]}); nothing was started",
+        f"leave out --job-id to submit this as a job of its own; "
+        f"pmr status {before.job_id} -n {before.cluster} shows the other",
+    )
+
+
+def held_elsewhere(fleet: Fleet, job: Job, identity: Identity) -> dict[str, str]:
+    """Ask the cluster's other instances for the job's id; return who has another job under it.
+
+    The values are the digests of their manifests. Whoever does not answer is left out.
+    """
+    own = {host.instance_id for host in job.hosts}
+    order = Order(
+        Call("which", (meant(job.job_id), job.cluster), 0),
+        {EVERYONE: f"- 0 0 {SMALL_ANSWER_CHARS}"},
+        comment=f"pmr which {job.job_id}",
+    )
+    found = {}
+    for reply in fleet.remote.ask(order, [key for key in fleet.ready_ids if key not in own]):
+        facts = reply.answer.facts if reply.answer else {}
+        if facts.get("job") == job.job_id:
+            found[reply.instance_id] = read_identity(facts.get("identity", "")).manifest
+    return {key: digest for key, digest in found.items() if digest != identity.manifest}
 
 
 def without(job: Job, problems: Mapping[str, str]) -> Job:

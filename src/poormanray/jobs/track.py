@@ -58,6 +58,27 @@ CONTACT_OF = {
     "expired": Contact.SILENT,
     "empty": Contact.SILENT,
 }
+# How a start is refused of a job that is there already under the same id, before two digests:
+# of what is there, and of what was sent (shell/verbs.sh: same_job).
+CONFLICTS = {
+    "other-content": "it has another job under this id, with other content or options",
+    "other-instances": "it has this job, as it was submitted to other instances",
+}
+
+
+def refusal_words(refusal: str) -> str:
+    """Return why an instance refused a request, in words."""
+    kind, there, sent, *_ = [*refusal.split(" "), "", ""]
+    if kind in CONFLICTS:
+        return f"{CONFLICTS[kind]} (there {there[:8]}, sent {sent[:8]})"
+    return REFUSALS.get(refusal, refusal[:99])
+
+
+def is_conflict(why: str) -> bool:
+    """Say whether a start was refused because another job is there under the same id."""
+    return why.startswith(tuple(CONFLICTS.values()))
+
+
 # A cancel puts an end on record just after it took the task, which may be the runner's last.
 STALLED_S = 20.0
 # Each look starts a runner where there is none; a machine that answers looks can run one by then.

@@ -20,6 +20,7 @@ verb_ends() { # which job (see find_job), cluster, [each]; else as observe
     CONDENSED=1 EACH=${3-}
     if find_job "$1" "$2"; then
         fact job "$JOB"
+        FOUND_BY=${2#-}
         verb_observe "$JOB"
     else
         refuse_job

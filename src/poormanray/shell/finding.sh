@@ -31,6 +31,7 @@ verb_which() { # which job (see find_job), cluster; the row is as for observe, a
     WANTED='' EVENTS_AT='' BUDGET=$SMALL
     if find_job "$1" "$2"; then
         fact job "$JOB"
+        tell_identity
         my_row
         read -r _ _ _ BUDGET WANTED <<<"$ROW"
     else

@@ -3,8 +3,8 @@
 # One part of a bundle that one send cannot carry. There may be hundreds of these, so that what
 # they carry beside the part is as little as can be.
 
-verb_put() { # job part
-    local folder=$PMR_ROOT/stage/$1 sum
+verb_put() { # job, part, and the first digits of the whole: two may be sent under one id
+    local folder=$PMR_ROOT/stage/$1/$3 sum
     WANTED=
     if [[ -d $folder ]] || mkdir -p "$folder"; then
         tail -c "+$((BUNDLE_AT + 1))" "$SEND" >"$folder/.$2"

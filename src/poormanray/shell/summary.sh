@@ -302,6 +302,7 @@ verb_summary() { # which job (see find_job), cluster, how many of the slowest an
             most=$((most / 2))
         done
         add_job "$BOX/job"
+        tell_identity
     else
         refuse_job
     fi

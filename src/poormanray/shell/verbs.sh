@@ -10,6 +10,12 @@ my_row() { # sets ROW to this instance's line of the call's table, without its i
     done <<<"$TABLE"
 }
 
+tell_identity() { # what the job's id stands for here
+    local digests=
+    { IFS= read -r digests <"$JOB_DIR/identity"; } 2>/dev/null
+    [[ -z $digests ]] || fact identity "${digests:0:80}"
+}
+
 runner_facts() {
     runner_state
     fact runner "$RUNNER"
@@ -29,7 +35,7 @@ fetch() { # the job's bundle from a bucket, before the lock, for which others wa
     [[ -n $SOURCE && ! -d $PMR_ROOT/jobs/$CALL_JOB ]] || return 0
     missing_parts
     [[ -n $MISSING ]] || return 0
-    FETCHED=$PMR_ROOT/stage/$CALL_JOB/whole.$$
+    FETCHED=$STAGE/whole.$$
     mkdir -p "${FETCHED%/*}" || return
     REFUSAL=no-curl
     command -v curl >/dev/null || return
@@ -49,7 +55,7 @@ gather() { # the job's bundle, from this very send, its staged parts or a bucket
         return
     fi
     for ((part = 0; part < PARTS; part++)); do
-        cat "$PMR_ROOT/stage/$CALL_JOB/$part" || return
+        cat "$STAGE/$part" || return
     done >"$1"
 }
 
@@ -57,7 +63,7 @@ missing_parts() { # sets MISSING to the numbers of the parts that have not arriv
     local part
     MISSING=
     for ((part = 0; part < PARTS; part++)); do
-        [[ -e $PMR_ROOT/stage/$CALL_JOB/$part ]] || MISSING+=${MISSING:+,}$part
+        [[ -e $STAGE/$part ]] || MISSING+=${MISSING:+,}$part
     done
 }
 
@@ -82,7 +88,7 @@ unpack() { # into a folder of its own; the commit is one rename
         head -c "$LIBRARY_SIZE" "$SEND" >"$new/library.sh" &&
         head -c 65536 /dev/zero >"$new/reserve" &&
         printf '%s %s\n' "$LEDGER_FORMAT" "$WRITER" >"$new/format" && : >"$new/events" && room_for_events "$new" &&
-        keep_epoch "$new" || return
+        printf '%s\n' "$IDENTITY" >"$new/identity" && keep_epoch "$new" || return
     # Users run their own scripts by path, and see nothing else of the ledger.
     chmod 711 "$new" "$new/scripts"
     [[ $(stat -c %s "$new/reserve") == 65536 ]]
@@ -107,6 +113,7 @@ commit() { # once for each job id, whatever is sent again
     flock "$lock"
     if [[ -d $PMR_ROOT/jobs/$CALL_JOB ]]; then
         rm -f "$FETCHED"
+        same_job || { exec {lock}>&-; return 1; }
         fact committed before
     else
         missing_parts
@@ -131,8 +138,19 @@ commit() { # once for each job id, whatever is sent again
     exec {lock}>&-
 }
 
+same_job() { # true where the job that is here is that of this send; else tells what differs
+    local here=(- -) sent=()
+    { read -r -a here <"$PMR_ROOT/jobs/$CALL_JOB/identity"; } 2>/dev/null
+    read -r -a sent <<<"$IDENTITY"
+    [[ "${here[*]-}" != "${sent[*]-}" ]] || return 0
+    local a=${here[0]-} b=${sent[0]-} what=content
+    [[ $a != "$b" || ${here[1]-} == "${sent[1]-}" ]] || a=${here[1]-} b=${sent[1]-} what=instances
+    fact refused "other-$what ${a:0:8} ${b:0:8}"
+    return 1
+}
+
 sync_tree() { # what the commit promises is on disk before it
-    sync "$1/meta" "$1/manifest" "$1/queue" "$1/content" "$1/env" "$1/library.sh" "$1/format" "$1/epoch"
+    sync "$1/meta" "$1/manifest" "$1/queue" "$1/content" "$1/env" "$1/library.sh" "$1/format" "$1/epoch" "$1/identity"
 }
 
 let_go() { # of every descriptor but the first three: the agent waits until its pipe is closed
@@ -176,15 +194,14 @@ launch() { # starts the runner unless it was started before; the caller holds th
     fi
 }
 
-verb_start() { # then observes for a first window
-    CALL_JOB=$1
-    shift
+verb_start() { # job and its identity (manifest.py: Identity); then observes for a first window
+    CALL_JOB=$1 IDENTITY="${*:2}" STAGE=$PMR_ROOT/stage/$1/${DIGEST:0:16}
     if ! commit; then
         WANTED=
         answer "$SMALL"
         return
     fi
-    verb_observe "$CALL_JOB" "$@"
+    verb_observe "$CALL_JOB"
 }
 
 # --- observe ---------------------------------------------------------------------------------
@@ -276,6 +293,8 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
     my_row
     read -r EVENTS_AT window EVENTS_WAKE BUDGET WANTED mirror <<<"$ROW"
     [[ $EVENTS_AT == - ]] && EVENTS_AT=
+    # Only who reads what the job is needs to see whether all have the same.
+    [[ -z ${FOUND_BY-} && $WANTED != *@m* ]] || tell_identity
     [[ $WANTED == - ]] && WANTED=
     [[ -z $mirror ]] || remember "$mirror"
     # Whoever is to say that it may go on does so after this answer.
