@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -161,3 +162,22 @@ def test_isolation_that_is_not_there_is_said(
     monkeypatch.setenv("PMR_LOCAL_ISOLATION", "cells")
     with pytest.raises(OSError, match="expected namespaces or processes"):
         Host(tmp_path / "state")
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "processes"])
+def test_the_search_path_of_the_caller_decides_nothing(
+    isolation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    require(isolation, monkeypatch)
+    marker, own = tmp_path / "marker", tmp_path / "bin"
+    own.mkdir()
+    for name in ("bash", "cat", "cp", "nsenter", "python3", "screen", "setpriv", "setsid", "sh"):
+        (own / name).write_text(f"#!/bin/sh\necho {name} >>{marker}\n")
+        (own / name).chmod(0o755)
+    for path in (f"{own}:{os.environ['PATH']}", str(own), ""):
+        monkeypatch.setenv("PATH", path)
+        with guests(tmp_path / "state") as on:
+            said = on.says("bash -c 'echo ok'; setsid sh -c 'echo ok'; command -v screen")
+            assert said.splitlines()[:2] == ["ok", "ok"]
+            assert str(own) not in said
+    assert not marker.exists()

@@ -258,7 +258,10 @@ def tool(name: str) -> str:
     Raises:
         OSError: it is not installed.
     """
-    found = shutil.which(name, path=f"{PATH}:{os.environ.get('PATH', '')}")
+    found = shutil.which(name, path=PATH)
+    if found is None:
+        # Where the usual folders hold next to nothing, as on NixOS.
+        found = shutil.which(name, path=os.environ.get("PATH", ""))
     if found is None:
         raise OSError(f"{name} is not installed")
     return found

@@ -33,6 +33,16 @@ LOST_CODE = 137
 END_TIMEOUT_S = 10.0
 
 
+def search_path(environ: Mapping[str, str]) -> str:
+    """Return where scripts find programs: as on every Linux, whatever the caller has set.
+
+    Where the usual folders have no shell (as on NixOS), the caller's folders follow them.
+    """
+    if shutil.which("bash", path=PATH) is not None:
+        return PATH
+    return f"{PATH}:{environ.get('PATH', '')}".rstrip(":")
+
+
 class Supervised:
     """A running instance made of plain processes."""
 
@@ -127,7 +137,7 @@ class Supervised:
     def _additions(self) -> dict[str, str]:
         path = self._folder.path
         return {
-            "PATH": f"{self._standins}:{os.environ.get('PATH', PATH)}",
+            "PATH": f"{self._standins}:{search_path(os.environ)}",
             "PMR_ROOT": str(path / "var" / "lib" / "pmr"),
             "PMR_HOME": str(path / "root"),
             "PMR_INITCTL": str(path / CONTROL),

@@ -6,6 +6,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -14,10 +15,12 @@ from poormanray.local.refusals import Refusal
 from poormanray.local.run_command_nodes import Nodes, TagsOf
 from poormanray.local.run_command_pace import advance
 from poormanray.local.run_command_records import (
+    HISTORY_S,
     WAITING,
     CommandRecord,
     Delivery,
     Fleet,
+    History,
     InvocationRecord,
     Node,
     Reply,
@@ -32,7 +35,6 @@ LOG = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 3600  # user guide: the API's default delivery timeout
 PAGE_MAX = 50
-HISTORY_S = 30 * 86_400  # ssm-facts 2.6: commands are remembered for 30 days
 _ECHOED = (
     "OutputS3BucketName",
     "OutputS3KeyPrefix",
@@ -56,6 +58,7 @@ class RunCommand:
         *,
         account: str,
         tags_of: TagsOf = lambda _instance_id: {},
+        folder: Path | None = None,
     ) -> None:
         """`tags_of` names the tags of an instance as EC2 has them."""
         self._fleet = fleet
@@ -65,7 +68,7 @@ class RunCommand:
         self._fates: dict[str, str] = {}
         self._lock = threading.Lock()
         self._serials = itertools.count(1)
-        self._commands: dict[str, CommandRecord] = {}
+        self._history = History(folder)
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
             "SendCommand": self._send,
             "GetCommandInvocation": self._get,
@@ -88,6 +91,11 @@ class RunCommand:
         """
         check_request(operation, request)
         return shape_answer(operation, self._operations[operation](request))
+
+    def close(self) -> None:
+        """Drop what is stored."""
+        with self._lock:
+            self._history.close()
 
     def doom(self, instance_id: str, detail: str | None) -> None:
         """Let what is sent to an instance end with AccessDenied, InvalidPlatform or the like.
@@ -130,7 +138,7 @@ class RunCommand:
         with self._lock:
             waiting = [
                 command.command_id
-                for command in self._commands.values()
+                for command in self._history.recent()
                 if (part := command.invocations.get(instance_id)) is not None
                 and part.status is Status.DELAYED
             ]
@@ -140,10 +148,10 @@ class RunCommand:
     def counts(self) -> dict[str, int]:
         """Return how many commands and running invocations there are."""
         with self._lock:
-            parts = [p for c in self._commands.values() for p in c.invocations.values()]
+            parts = [p for c in self._history.recent() for p in c.invocations.values()]
             return {
-                "commands": len(self._commands),
-                "invocations": len(parts),
+                "commands": len(self._history),
+                "invocations": self._history.invocations(),
                 "open": sum(not part.status.ended for part in parts),
             }
 
@@ -154,15 +162,15 @@ class RunCommand:
         nodes = self._nodes.chosen(request)
         with self._lock:
             command = self._record(request, parameters, nodes)
-            self._commands[command.command_id] = command
+            self._history.add(command)
             answer = {"Command": views.command_view(command, counts=False)}
             first = advance(command)
         for instance_id in first:
-            self._after(self._settings.delivery_s, self._deliver, command, instance_id)
+            self._after(self._settings.delivery_s, self._deliver, command.command_id, instance_id)
         total_s = command.timeout_s + command.execution_timeout_s
         for instance_id in command.invocations:
-            self._after(command.timeout_s, self._give_up_delivery, command, instance_id)
-            self._after(total_s, self._give_up, command, instance_id)
+            self._after(command.timeout_s, self._give_up_delivery, command.command_id, instance_id)
+            self._after(total_s, self._give_up, command.command_id, instance_id)
         return answer
 
     def _record(
@@ -198,7 +206,7 @@ class RunCommand:
             return Status.SUCCESS, "NoInstancesInTag"
         most = int(self._settings.pending_invocations_max)
         if most:
-            parts = [p for c in self._commands.values() for p in c.invocations.values()]
+            parts = [p for c in self._history.recent() for p in c.invocations.values()]
             if sum(not part.status.ended for part in parts) + len(nodes) > most:
                 return Status.CANCELLED, "RateExceeded"
         return None
@@ -206,27 +214,26 @@ class RunCommand:
     def _go_on(self, command_id: str) -> None:
         """Send a command to the instances whose turn has come."""
         with self._lock:
-            command = self._commands[command_id]
-            turn = advance(command)
+            command = self._history.live(command_id)
+            turn = advance(command) if command is not None else []
         for instance_id in turn:
-            self._after(self._settings.ramp_s, self._deliver, command, instance_id)
+            self._after(self._settings.ramp_s, self._deliver, command_id, instance_id)
 
     def _after(
         self,
         delay_s: float,
         action: Callable[[str, str], None],
-        command: CommandRecord,
+        command_id: str,
         instance_id: str,
     ) -> None:
-        command_id = command.command_id
         self._timers.after(delay_s, lambda: action(command_id, instance_id))
 
     def _deliver(self, command_id: str, instance_id: str) -> None:
         with self._lock:
-            part = self._part(command_id, instance_id)
-            if part is None or part.status not in WAITING or part.refused:
+            command = self._history.live(command_id)
+            part = command.invocations.get(instance_id) if command else None
+            if command is None or part is None or part.status not in WAITING or part.refused:
                 return
-            command = self._commands[command_id]
             order, fate = command.order(), self._fates.get(instance_id)
             if fate is not None:
                 part.move(Status.FAILED, fate)
@@ -282,7 +289,7 @@ class RunCommand:
                     to_tell.append(name)
             command.cancel_asked = command.cancel_asked or not instance_ids
         for name in to_tell:
-            self._after(self._settings.delivery_s, self._tell_cancel, command, name)
+            self._after(self._settings.delivery_s, self._tell_cancel, command.command_id, name)
         self._go_on(command.command_id)
         return {}
 
@@ -293,7 +300,7 @@ class RunCommand:
 
     def _get(self, request: Request) -> dict[str, Any]:
         with self._lock:
-            command = self._commands.get(request["CommandId"])
+            command = self._history.get(request["CommandId"])
             part = command.invocations.get(request["InstanceId"]) if command else None
             if command is None or part is None or not self._visible(command):
                 raise Refusal("InvocationDoesNotExist")
@@ -338,11 +345,12 @@ class RunCommand:
     # Lookups; the lock is held
 
     def _part(self, command_id: str, instance_id: str) -> InvocationRecord | None:
-        command = self._commands.get(command_id)
+        """Return an instance's part of a command that is in memory."""
+        command = self._history.live(command_id)
         return command.invocations.get(instance_id) if command else None
 
     def _known(self, command_id: str) -> CommandRecord:
-        command = self._commands.get(command_id)
+        command = self._history.get(command_id)
         if command is None:
             raise Refusal("InvalidCommandId", f"Command {command_id} is unknown")
         return command
@@ -353,7 +361,7 @@ class RunCommand:
 
     def _asked(self, request: Request) -> list[CommandRecord]:
         command_id = request.get("CommandId")
-        commands = [self._known(command_id)] if command_id else list(self._commands.values())
+        commands = [self._known(command_id)] if command_id else self._history
         return [command for command in commands if self._visible(command)]
 
     @staticmethod

@@ -1,10 +1,19 @@
-"""What Run Command remembers, and its contract with the agents."""
+"""What Run Command stores, and its contract with the agents."""
 
 from __future__ import annotations
 
+import pickle
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+HISTORY_S = 30 * 86_400  # ssm-facts 2.6: commands are remembered for 30 days
+# So many commands stay in memory, and all that have not ended.
+IN_MEMORY = 100
 
 
 class Status(Enum):
@@ -164,3 +173,89 @@ class CommandRecord:
             (self.parameters.get("workingDirectory") or [""])[0],
             (self.parameters.get("executionTimeout") or ["3600"])[0],
         )
+
+    @property
+    def ended(self) -> bool:
+        """Say whether no instance's part can change any more."""
+        return all(part.status.ended for part in self.invocations.values())
+
+
+class History:
+    """The commands of 30 days: the newest and those under way in memory, the others in a file.
+
+    A command with its script and its instances' output takes up to some megabytes, and a busy hour
+    has thousands. What comes from the file is a copy; nothing changes a command that has ended.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Keep the file, once there is one, in a folder or where temporary files are."""
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._recent: OrderedDict[str, CommandRecord] = OrderedDict()
+        # Where the others are: offset, length, how many invocations, and when they were sent.
+        self._stored: OrderedDict[str, tuple[int, int, int, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._stored)
+
+    def add(self, command: CommandRecord) -> None:
+        """Take in a new command; move ended ones to the file, and drop what is too old."""
+        self._recent[command.command_id] = command
+        while self._stored:
+            oldest, (_, _, _, sent_at_s) = next(iter(self._stored.items()))
+            if command.sent_at_s - sent_at_s < HISTORY_S:
+                break
+            del self._stored[oldest]
+        surplus = len(self._recent) - IN_MEMORY
+        if surplus > 0:
+            ended = [one for one in self._recent.values() if one.ended]
+            for one in ended[:surplus]:
+                self._store(one)
+
+    def _store(self, command: CommandRecord) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (until it is closed)
+        data = pickle.dumps(command)
+        at = self._file.seek(0, 2)
+        self._file.write(data)
+        place = (at, len(data), len(command.invocations), command.sent_at_s)
+        self._stored[command.command_id] = place
+        del self._recent[command.command_id]
+
+    def get(self, command_id: str) -> CommandRecord | None:
+        """Return a command, None where there is none."""
+        if command_id in self._stored:
+            return self._load(command_id)
+        return self._recent.get(command_id)
+
+    def _load(self, command_id: str) -> CommandRecord:
+        at, length, _, _ = self._stored[command_id]
+        assert self._file is not None  # noqa: S101 (what is stored is in it)
+        self._file.seek(at)
+        command = pickle.loads(self._file.read(length))  # noqa: S301 (written here, by nobody else)
+        assert isinstance(command, CommandRecord)  # noqa: S101 (as it was stored)
+        return command
+
+    def live(self, command_id: str) -> CommandRecord | None:
+        """Return a command that is in memory; one that is not has ended."""
+        return self._recent.get(command_id)
+
+    def recent(self) -> list[CommandRecord]:
+        """Return the commands in memory: among them are all that have not ended."""
+        return list(self._recent.values())
+
+    def __iter__(self) -> Iterator[CommandRecord]:
+        """Yield every command, one of the file at a time."""
+        for command_id in list(self._stored):
+            yield self._load(command_id)
+        yield from self.recent()
+
+    def invocations(self) -> int:
+        """Return how many instances' parts there are."""
+        parts = sum(count for _, _, count, _ in self._stored.values())
+        return parts + sum(len(one.invocations) for one in self._recent.values())
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()

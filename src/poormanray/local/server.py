@@ -80,9 +80,7 @@ class Cloud:
         self._timers = WallTimers(settings.time_scale)
         self._host = self._new_host()
         self._fleet = InstanceFleet(self._host, self._timers, settings, role_of=self._role_of)
-        self._run_command = RunCommand(
-            self._fleet, self._timers, settings, account=ACCOUNT, tags_of=self._tags_of
-        )
+        self._run_command = self._new_run_command()
         self._fleet.on_reply = self._run_command.on_reply
         self._fleet.on_connected = self._run_command.on_connected
         self._instances = Instances(self._moto, self._fleet, self._timers, settings)
@@ -112,6 +110,16 @@ class Cloud:
             Throttle(self._timers, settings),
         )
         self._front = Front(gate, services, self, self._faults, settings.time_scale)
+
+    def _new_run_command(self) -> RunCommand:
+        return RunCommand(
+            self._fleet,
+            self._timers,
+            self._settings,
+            account=ACCOUNT,
+            tags_of=self._tags_of,
+            folder=self._folder,
+        )
 
     def _new_host(self) -> Host:
         return Host(
@@ -221,6 +229,7 @@ class Cloud:
             # Without moto's lock: actions that are under way may need it to end.
             self._timers.close()
             self._host.close()
+            self._run_command.close()
             sweep(self._folder)
             self._moto.reset()
             self._build()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from poormanray.local.refusals import Refusal
+from poormanray.local.run_command_records import HISTORY_S, IN_MEMORY
 from tests.unit.local.cloud_fakes import Outcome, World
 
 
@@ -110,3 +113,56 @@ def test_times_that_are_not_given() -> None:
     assert command["TimeoutSeconds"] == 3_600
     assert command["ExpiresAfter"] == pytest.approx(command["RequestedDateTime"] + 7_200)
     assert world.machines.scripts[0].timeout_s == 3_600
+
+
+def test_of_many_commands_few_are_in_memory_and_all_can_be_read() -> None:
+    world = World()
+    ids = world.boot()
+    sent = []
+    for _ in range(3 * IN_MEMORY):
+        sent.append(world.sent(ids))
+        world.end()
+        world.timers.pass_s(1)
+    history = world.service._history
+    assert len(history.recent()) <= IN_MEMORY
+    assert len(history) == len(sent)
+    assert world.service.counts()["invocations"] == len(sent)
+    first = {"CommandId": sent[0], "InstanceId": ids[0]}
+    assert world.service.call("GetCommandInvocation", first)["Status"] == "Success"
+    shown = world.service.call("ListCommands", {"CommandId": sent[0]})["Commands"][0]
+    assert shown["Parameters"]["commands"]
+    seen: list[str] = []
+    page: dict[str, Any] = {}
+    while page.get("NextToken") or not seen:
+        page = world.service.call("ListCommands", page and {"NextToken": page["NextToken"]})
+        seen += [command["CommandId"] for command in page["Commands"]]
+    assert sorted(seen) == sorted(sent)
+    world.service.close()
+
+
+def test_a_command_under_way_stays_in_memory_however_many_follow() -> None:
+    world = World()
+    ids = world.boot(2)
+    open_one = world.sent(ids[:1])
+    for _ in range(IN_MEMORY + 10):
+        world.sent(ids[1:])
+        world.end()
+        world.timers.pass_s(1)
+    assert world.status(open_one, ids[0])[0] == "InProgress"
+    world.end(which=0)
+    world.timers.pass_s(1)
+    assert world.status(open_one, ids[0])[0] == "Success"
+    world.service.close()
+
+
+def test_commands_of_more_than_30_days_ago_are_dropped() -> None:
+    world = World()
+    ids = world.boot()
+    for _ in range(IN_MEMORY + 20):
+        world.sent(ids)
+        world.end()
+        world.timers.pass_s(1)
+    world.timers.pass_s(HISTORY_S)
+    world.sent(ids)
+    assert len(world.service._history) <= IN_MEMORY + 1
+    world.service.close()
