@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import posixpath
@@ -16,8 +17,15 @@ MOST_TASKS = 1_000_000
 HIGHEST_ID = 999_999_999
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
 _AT_ONCE = re.compile(r"[1-9]\d{0,6}", re.ASCII)
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _EXTENSION = re.compile(r"\.[^/.]+\Z")
-_HEADER = re.compile(rb"#PMR[ \t]+([a-z][a-z-]*)[ \t]+(.*?)[ \t]*")
+# What a script can say of how it runs.
+HEADER_WORDS = ("retries", "slots", "timeout")
+_HEADER = re.compile(r"(#PMR)[ \t]+([a-z]+)[ \t]+(\S.*?)[ \t]*")
+_NEAR_HEADER = re.compile(
+    r"(?P<mark>#[ \t]*pmr)(?::|[ \t]+)?[ \t]*-{0,2}(?P<word>[a-z_-]*)[ \t]*[=:]?(?P<rest>.*)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +65,47 @@ def parse_array(text: str) -> Array:
 def line_entries(data: bytes) -> list[str]:
     """Return the lines of a file, without their ends; empty lines at its end do not count.
 
-    Bytes that are no UTF-8 stay what they are (surrogateescape).
+    Bytes that are no UTF-8 stay what they are (surrogateescape); a byte order mark is no part of
+    the first line.
 
     Raises:
         ValueError: a line holds a NUL byte, which no variable and no argument can hold.
     """
-    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    if data.startswith(_UTF16_MARKS):
+        raise ValueError("it is UTF-16; iconv -f UTF-16 -t UTF-8 makes text of it")
+    lines = data.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape").split("\n")
     while lines and lines[-1] in ("", "\r"):
         lines.pop()
     for number, line in enumerate(lines, start=1):
         if "\0" in line:
             raise ValueError(f"line {number} holds a NUL byte")
     return [line.removesuffix("\r") for line in lines]
+
+
+def line_changes(data: bytes) -> list[str]:
+    """Return what `line_entries` takes for no part of an entry, one sentence for each kind."""
+    lines = data.removeprefix(_UTF8_MARK).split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    kept = len(line_entries(data))
+    ends = sum(line.endswith(b"\r") for line in lines[:kept])
+    empty = [number for number, line in enumerate(lines[:kept], 1) if line in (b"", b"\r")]
+    changes = []
+    if data.startswith(_UTF8_MARK):
+        changes.append("the byte order mark before its first line is no part of an entry")
+    if ends:
+        what = "each line ends" if ends == kept else f"{ends:,} of {kept:,} lines end"
+        changes.append(f"{what} in CR LF: the CR is no part of an entry")
+    if len(lines) > kept:
+        changes.append(f"{_counted(len(lines) - kept)} at its end left out")
+    if empty:
+        counted = _counted(len(empty))
+        changes.append(f"{counted}, each a task with an empty entry (the first: line {empty[0]:,})")
+    return changes
+
+
+def _counted(count: int) -> str:
+    return "1 empty line" if count == 1 else f"{count:,} empty lines"
 
 
 def json_entries(data: bytes) -> list[str]:
@@ -105,14 +142,46 @@ def header(script: bytes) -> dict[str, str]:
     """Return what a script says of itself: its lines `#PMR <word> <value>`, before any command.
 
     Like Slurm's #SBATCH, they stand among the comments and empty lines at the top.
+
+    Raises:
+        ValueError: a line looks like one of them and is none; the message has the right spelling.
     """
     found: dict[str, str] = {}
-    for line in script.replace(b"\r\n", b"\n").split(b"\n"):
-        if line.strip() and not line.startswith(b"#"):
-            break
-        if words := _HEADER.fullmatch(line):
-            found[words[1].decode("ascii")] = words[2].decode("utf-8", "replace")
+    above = True
+    for number, line in enumerate(_text_lines(script), start=1):
+        above = above and (not line.strip() or line.startswith("#"))
+        words = _HEADER.fullmatch(line)
+        if words is None or words[2] not in HEADER_WORDS:
+            _check_near_header(line, number, above=above)
+        elif not above:
+            raise ValueError(f"line {number}: {line.strip()!r} stands below the first command")
+        elif found.setdefault(words[2], words[3]) != words[3]:
+            raise ValueError(f"line {number}: it says another {words[2]} than a line above it")
     return found
+
+
+def _text_lines(script: bytes) -> list[str]:
+    return [] if script.startswith(b"\x7fELF") else script.decode("utf-8", "replace").splitlines()
+
+
+def _check_near_header(line: str, number: int, *, above: bool) -> None:
+    """Refuse what was meant as a line `#PMR <word> <value>`, unless it may be prose.
+
+    Raises:
+        ValueError: it was.
+    """
+    near = _NEAR_HEADER.match(line)
+    if near is None or not (above or near["mark"] == "#PMR"):
+        return
+    said = near["word"].lower()
+    meant = difflib.get_close_matches(said, HEADER_WORDS, n=1, cutoff=0.8)
+    exact = near["mark"] == "#PMR" and (above or bool(meant))
+    # In other marks, words of prose follow: `# pmr map scripts/ runs this`.
+    if not exact and not (meant and len(near["rest"].split()) == 1):
+        return
+    value = near["rest"].strip() or "VALUE"
+    right = f"write `#PMR {meant[0]} {value}`" if meant else "write for example `#PMR retries 2`"
+    raise ValueError(f"line {number}: {line.strip()!r} is not understood: {right}")
 
 
 # Placeholders. An entry is data: it reaches a command as the value of a variable and is never

@@ -54,8 +54,8 @@ def test_time_limits() -> None:
 def test_a_run_has_no_median() -> None:
     asked = JobWords("", Percent(200), 120, None, None, (), (), "", "")
     with pytest.raises(UsageProblem, match="median"):
-        asked.work("run", Program((b"true",)))
-    assert asked.work("map", Program((b"true",))).timeout_s == 0
+        asked.work("run", Program((b"true",)), print)
+    assert asked.work("map", Program((b"true",)), print).timeout_s == 0
 
 
 @pytest.mark.parametrize(

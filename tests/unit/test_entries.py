@@ -12,6 +12,7 @@ from poormanray.entries import (
     Array,
     header,
     json_entries,
+    line_changes,
     line_entries,
     parse_array,
     part,
@@ -85,6 +86,20 @@ def test_lines_keep_their_bytes() -> None:
         line_entries(b"a\nb\0c\n")
 
 
+def test_what_is_no_part_of_a_line_is_said() -> None:
+    assert line_changes(b"a\nb\n") == line_changes(b"a\nb") == []
+    assert line_entries(b"\xef\xbb\xbfa\r\n\r\nb\r\n\n\n") == ["a", "", "b"]
+    assert line_changes(b"\xef\xbb\xbfa\r\n\r\nb\r\n\n\n") == [
+        "the byte order mark before its first line is no part of an entry",
+        "each line ends in CR LF: the CR is no part of an entry",
+        "2 empty lines at its end left out",
+        "1 empty line, each a task with an empty entry (the first: line 2)",
+    ]
+    assert line_changes(b"a\r\nb\n")[0].startswith("1 of 2 lines end in CR LF")
+    with pytest.raises(ValueError, match="iconv"):
+        line_entries("a\n".encode("utf-16"))
+
+
 @given(st.lists(TEXT | st.integers() | st.none() | st.dictionaries(TEXT, st.booleans())))
 def test_each_element_is_an_entry(elements: list[object]) -> None:
     found = json_entries(json.dumps(elements).encode())
@@ -125,10 +140,49 @@ def test_a_script_says_how_it_is_run() -> None:
 
 # a comment
 #PMR\ttimeout  1h 30m \r
-#PMR
-#PMRslots 3
-echo hi
+# pmr map -n demo scripts/ runs this
+# PMR is the environment's prefix; timeout: see below
+#pmrs are none
 #PMR slots 4
+echo hi
+# PMR slots 3
 """
-    assert header(script) == {"retries": "2", "timeout": "1h 30m"}
-    assert header(b"\x7fELF\0\n#PMR slots 2\n") == {}
+    assert header(script) == {"retries": "2", "timeout": "1h 30m", "slots": "4"}
+    assert header(b"\x7fELF\0\n#PMR slots\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [
+        ("#PMR --retries=2", "#PMR retries 2"),
+        ("#PMR --retries 2", "#PMR retries 2"),
+        ("#PMR retries=2", "#PMR retries 2"),
+        ("#PMR retries: 2", "#PMR retries 2"),
+        ("#PMR Retries 2", "#PMR retries 2"),
+        ("#PMR retry 2", "#PMR retries 2"),
+        ("#PMR retries", "#PMR retries VALUE"),
+        ("#PMRretries 2", "#PMR retries 2"),
+        ("#PMR: retries 2", "#PMR retries 2"),
+        ("#pmr retries 2", "#PMR retries 2"),
+        ("#Pmr --slots=4", "#PMR slots 4"),
+        ("# PMR timeout 30m", "#PMR timeout 30m"),
+        ("# pmr timeout=30m", "#PMR timeout 30m"),
+        ("#PMR time-out 30m", "#PMR timeout 30m"),
+        ("#PMR", "#PMR retries 2"),
+        ("#PMR memory 4G", "#PMR retries 2"),
+    ],
+)
+def test_a_line_that_was_meant_for_pmr_is_refused_with_its_spelling(line: str, right: str) -> None:
+    with pytest.raises(ValueError, match="line 2") as caught:
+        header(f"#!/bin/sh\n{line}\necho hi\n".encode())
+    assert line in str(caught.value)
+    assert str(caught.value).endswith(f" `{right}`")
+
+
+def test_a_line_for_pmr_stands_above_commands_and_once() -> None:
+    with pytest.raises(ValueError, match=r"line 2.* below the first command"):
+        header(b"echo hi\n#PMR retries 2\n")
+    with pytest.raises(ValueError, match=r"line 2.* not understood"):
+        header(b"echo hi\n#PMR retries=2\n")
+    with pytest.raises(ValueError, match="line 2: it says another retries"):
+        header(b"#PMR retries 2\n#PMR retries 3\n")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from poormanray.cli.inputs import Program, read_file, script_file
-from poormanray.entries import Template, json_entries, line_entries, parse_array
+from poormanray.cli.inputs import Program, Say, read_file, script_file
+from poormanray.entries import Template, json_entries, line_changes, line_entries, parse_array
 from poormanray.errors import UsageProblem
 from poormanray.manifest import Task
 from poormanray.shell import command_script, portable_script
@@ -54,8 +54,10 @@ class Sources:
     each_line: str | None = None
     from_json: str | None = None
 
-    def read(self, words: Sequence[str]) -> tuple[Elements | None, tuple[str, ...]]:
+    def read(self, words: Sequence[str], say: Say) -> tuple[Elements | None, tuple[str, ...]]:
         """Return what is mapped over, if that was said, and the words before `:::`.
+
+        `say` is called with a line for all in a file that is no part of an entry.
 
         Raises:
             UsageProblem: more than one was said, one cannot be read, or there is nothing in it.
@@ -70,17 +72,21 @@ class Sources:
             )
         if not given:
             return None, before
-        elements = self._elements(listed)
+        elements = self._elements(listed, say)
         if not elements.entries:
             raise UsageProblem("there is nothing to map over: no entries", "check what was given")
         return elements, before
 
-    def _elements(self, listed: tuple[str, ...] | None) -> Elements:
+    def _elements(self, listed: tuple[str, ...] | None, say: Say) -> Elements:
         if self.array is not None:
             array = _checked("--array", parse_array, self.array)
             return Elements(tuple((i, str(i)) for i in array.ids), array.at_once, numbers=True)
         if self.each_line is not None:
-            return _numbered(_checked("--each-line", line_entries, _content(self.each_line)))
+            data = _content(self.each_line)
+            entries = _checked("--each-line", line_entries, data)
+            for change in line_changes(data):
+                say(f"--each-line {self.each_line}: {change}")
+            return _numbered(entries)
         if self.from_json is not None:
             return _numbered(_checked("--from-json", json_entries, _content(self.from_json)))
         return _numbered(listed or ())
@@ -119,7 +125,12 @@ def _content(word: str) -> bytes:
 
 
 def program(
-    elements: Elements, *, command: str | None, script: str | None, words: Sequence[str]
+    elements: Elements,
+    say: Say,
+    *,
+    command: str | None,
+    script: str | None,
+    words: Sequence[str],
 ) -> Program:
     """Return the tasks of a map over entries, and their scripts, equal ones once.
 
@@ -135,7 +146,7 @@ def program(
             "pmr map --help",
         )
     template = _template(elements, command, words)
-    same = script_file(script) if script else b""
+    same = script_file(script, say) if script else b""
     scripts: dict[bytes, int] = {}
     tasks = []
     for index, (number, entry) in enumerate(elements.entries):

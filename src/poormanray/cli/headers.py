@@ -39,6 +39,11 @@ _READ: dict[str, Callable[[str], object]] = {
     "slots": slots_word,
     "timeout": _timeout,
 }
+_EXAMPLES = {
+    "retries": "#PMR retries 2",
+    "slots": "#PMR slots auto",
+    "timeout": "#PMR timeout 1h30m",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +63,20 @@ class Manners:
         )
 
 
-def declared(scripts: Sequence[bytes]) -> Manners:
+def declared(scripts: Sequence[bytes], names: Sequence[str] = ()) -> Manners:
     """Return what scripts say in lines such as `#PMR retries 2`, above their first command.
+
+    `names` are those of the scripts, for errors.
 
     Raises:
         UsageProblem: a line makes no sense, or two scripts say different things: they are one
             job's, with one number of slots, retries and one time for each task.
     """
     found: dict[str, object] = {}
-    for script in scripts:
-        for word, text in header(script).items():
-            value = _value(word, text)
+    for at, script in enumerate(scripts):
+        name = names[at] if at < len(names) else "the script"
+        for word, text in _header(script, name).items():
+            value = _value(name, word, text)
             if found.setdefault(word, value) != value:
                 raise UsageProblem(
                     f"scripts differ in their line `#PMR {word}`: {found[word]} and {value}",
@@ -77,12 +85,18 @@ def declared(scripts: Sequence[bytes]) -> Manners:
     return Manners(**found)  # type: ignore[arg-type]
 
 
-def _value(word: str, text: str) -> object:
-    read = _READ.get(word)
-    if read is None:
-        known = ", ".join(_READ)
-        raise UsageProblem(f"a script has a line `#PMR {word}`", f"known are {known}")
+def _header(script: bytes, name: str) -> dict[str, str]:
     try:
-        return read(text)
+        return header(script)
+    except ValueError as error:
+        raise UsageProblem(
+            f"{name}, {error}", f"such lines stand at the top; known are {', '.join(_READ)}"
+        ) from error
+
+
+def _value(name: str, word: str, text: str) -> object:
+    try:
+        return _READ[word](text)
     except click.BadParameter as error:
-        raise UsageProblem(f"a script's line `#PMR {word}`: {error.message}", "mend it") from error
+        message = f"{name} has a line `#PMR {word} {text}`: {error.message}"
+        raise UsageProblem(message, f"write for example `{_EXAMPLES[word]}`") from error

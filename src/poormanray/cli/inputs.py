@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 
 from poormanray.errors import UsageProblem
 from poormanray.manifest import HelperFile, Task
@@ -14,6 +16,30 @@ from poormanray.shell import as_program
 
 # What is read into memory for one job; far more than can travel through SSM.
 MOST_BYTES = 1 << 30
+# Suffixes of what is no script of bash, whatever else it is.
+_FOREIGN = re.compile(
+    "md|rst|txt|csv|tsv|jsonl?|ndjson|ya?ml|toml|ini|cfg|conf|xml|html?|css|log|out|err|pdf|png|"
+    "jpe?g|gif|svg|webp|mp[34]|wav|gz|bz2|xz|zst|zip|tar|tgz|whl|jar|parquet|feather|arrow|np[yz]|"
+    "pkl|pt|safetensors|h5|hdf5|nc|mat|rds|sqlite|db|py[ci]?|ipynb|r|rmd|qmd|p[lm]|rb|lua|jl|m|"
+    "[mc]?js|ts|php|sql|awk|sed|tcl|[ch]|cc|cpp|hpp|cu|rs|go|java|class|kt|scala|f(90)?|zsh|fish|"
+    "t?csh|ps1|bat|cmd|tex|bib|lock|diff|patch|s?o|a|dylib|exe|dll"
+)
+_SHELL_SUFFIXES = ("sh", "bash")
+_PAPERS = {
+    *("readme", "license", "licence", "copying", "notice", "authors", "changelog"),
+    *("makefile", "dockerfile"),
+}
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+_SHELL_LINE = re.compile(rb"#![ \t]*\S*?/(?:env[ \t]+(?:-\S+[ \t]+)*)?(?:ba|da|k|z)?sh\b")
+_KINDS = (
+    (S_ISFIFO, "a pipe"),
+    (S_ISSOCK, "a socket"),
+    (S_ISBLK, "a device"),
+    (S_ISCHR, "a device"),
+)
+# So many files are named where many have the same fault.
+_NAMED = 5
+Say = Callable[[str], None]
 _BACKUPS = ("~", ".bak", ".orig", ".swp", ".swo", ".tmp", ".rej")
 
 
@@ -38,15 +64,17 @@ def is_script(path: Path, top: Path) -> bool:
     return not (name.endswith(_BACKUPS) or (name.startswith("#") and name.endswith("#")))
 
 
-def collect_scripts(folders: Sequence[str]) -> Program:
+def collect_scripts(folders: Sequence[str], say: Say) -> Program:
     """Read the scripts of directories, sorted by name; a name is the path below its directory.
 
+    `say` is called with a line for all that is left out or changed.
+
     Raises:
-        UsageProblem: a directory is missing, unreadable or without scripts, or two scripts have
-            one name.
+        UsageProblem: a directory is missing, unreadable or without scripts, two scripts have one
+            name, or one is no script.
     """
     found: dict[str, tuple[Path, bytes]] = {}
-    budget = _Budget()
+    budget, checks = _Budget(), _Checks(say)
     for word in folders:
         if not word.strip():
             raise UsageProblem("the name of a directory is empty", "name each directory")
@@ -55,7 +83,7 @@ def collect_scripts(folders: Sequence[str]) -> Program:
         if not S_ISDIR(kind):
             what = "is not a directory" if kind else "does not exist"
             raise UsageProblem(f"{word} {what}: map takes a directory of scripts", "check the path")
-        paths = [path for path in _regular_files(top) if is_script(path, top)]
+        paths = list(_files(top, is_script, checks.left_out))
         if not paths:
             raise UsageProblem(
                 f"{word} has no scripts (hidden files and backups do not count)",
@@ -68,21 +96,22 @@ def collect_scripts(folders: Sequence[str]) -> Program:
                     f"two scripts are named {name!r}: {found[name][0]} and {path}",
                     "rename one, or map over the folder that holds both",
                 )
-            found[name] = (path, as_program(budget.read(path)))
+            found[name] = (path, checks.program(path, budget.read(path)))
+    checks.tell()
     return Program(
         tuple(data for _, (_, data) in sorted(found.items())),
         tuple(Task(number, name, number) for number, name in enumerate(sorted(found))),
     )
 
 
-def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
-    """Read the files and folders of `--files`.
+def helper_files(paths: Sequence[str], say: Say) -> tuple[HelperFile, ...]:
+    """Read the files and folders of `--files`; `say` is called with a line for what is left out.
 
     Raises:
-        UsageProblem: one cannot be read, or two would lie in the same place.
+        UsageProblem: one cannot be read or sent, or two would lie in the same place.
     """
     found: dict[str, HelperFile] = {}
-    budget = _Budget()
+    budget, checks = _Budget(), _Checks(say)
     for word in paths:
         top = Path(os.path.realpath(word))
         kind = _kind_of(top)
@@ -90,19 +119,24 @@ def helper_files(paths: Sequence[str]) -> tuple[HelperFile, ...]:
             raise UsageProblem(f"--files: there is no {word}", "check the path")
         if not S_ISDIR(kind) and not S_ISREG(kind):
             raise UsageProblem(f"--files: {word} is neither a file nor a folder", "name a file")
-        for path in _regular_files(top) if S_ISDIR(kind) else (top,):
+        for path in _files(top, None, checks.left_out) if S_ISDIR(kind) else (top,):
             name = str(path.relative_to(top.parent))
             if name in found:
                 raise UsageProblem(f"--files: two files would be {name}", "rename one of them")
-            found[name] = HelperFile(name, budget.read(path), path.stat().st_mode & 0o755)
+            data = budget.read(path)
+            checks.helper(path, data)
+            found[name] = HelperFile(name, data, path.stat().st_mode & 0o755)
+    checks.tell()
     return tuple(found.values())
 
 
-def script_file(word: str) -> bytes:
+def script_file(word: str, say: Say) -> bytes:
     """Read the executable of `-s`, and return its bytes, as the kernel can start them.
 
+    A pipe is read to its end; `say` is called with a line for all that is changed.
+
     Raises:
-        UsageProblem: it cannot be read, or is a folder. A pipe is read to its end.
+        UsageProblem: it cannot be read, or is a folder, or no script.
     """
     path = Path(word)
     kind = _kind_of(path)
@@ -110,7 +144,10 @@ def script_file(word: str) -> bytes:
         raise UsageProblem(f"-s: there is no file {word}", "check the path")
     if S_ISDIR(kind):
         raise UsageProblem(f"-s: {word} is a folder", "pmr map takes a folder of scripts")
-    return as_program(_Budget().read(path))
+    checks = _Checks(say)
+    data = checks.program(path, _Budget().read(path))
+    checks.tell()
+    return data
 
 
 def environment(pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
@@ -155,18 +192,154 @@ class _Budget:
         return data
 
 
-def _regular_files(top: Path) -> Iterator[Path]:
-    """Yield the files below a folder, sorted; what cannot be listed is an error, not left out."""
+class _Checks:
+    """Looks at what is to be sent: refuses what is no script, and says what is changed."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.left_out: dict[str, list[str]] = {}
+        self._plain: list[str] = []
+
+    def program(self, path: Path, data: bytes) -> bytes:
+        """Return a script as the kernel can start it.
+
+        Raises:
+            UsageProblem: it is none, or its lines do not end as those of a script do.
+        """
+        if data.startswith(_UTF16_MARKS):
+            raise UsageProblem(
+                f"{path} is UTF-16: no shell reads that",
+                f"iconv -f UTF-16 -t UTF-8 {shlex.quote(str(path))} > NEW-FILE",
+            )
+        if data.startswith(_UTF8_MARK):
+            data = data.removeprefix(_UTF8_MARK)
+            self._say(f"{path}: the byte order mark before its first line is left out")
+        if not data.startswith(b"#!"):
+            self._without_line(path, data)
+        _check_line_ends(path, data)
+        return as_program(data)
+
+    def _without_line(self, path: Path, data: bytes) -> None:
+        """Look at a file without a `#!` line: bash would run whatever it is."""
+        if data.startswith(b"\x7fELF"):
+            return
+        why = _no_script(path, data)
+        if why:
+            raise UsageProblem(
+                f"{path} {why}",
+                "move it elsewhere; or, if it is a script, say who runs it in its first line, such "
+                "as #!/bin/bash or #!/usr/bin/env python3",
+            )
+        if not data.strip():
+            self._say(f"{path} is empty: its task does nothing")
+        elif not _names_bash(path):
+            self._plain.append(str(path))
+
+    def helper(self, path: Path, data: bytes) -> None:
+        """Look at a helper file: what is wrong with it as a script may still be right as data."""
+        bare = data.removeprefix(_UTF8_MARK)
+        first = bare.partition(b"\n")[0]
+        if not bare.startswith(b"#!"):
+            return
+        if bare != data:
+            self._say(
+                f"{path}: the kernel does not start it, as a byte order mark is before its #!"
+            )
+        if first.endswith(b"\r"):
+            self._say(f"{path}: the kernel does not start it, as its #! line ends in CR LF")
+
+    def tell(self) -> None:
+        """Say what was left out, and what bash runs as nobody else is named."""
+        for why, paths in self.left_out.items():
+            self._say(f"left out: {_listed(paths)} ({why})")
+        if self._plain:
+            self._say(f"no #! line, so bash runs it: {_listed(self._plain)}")
+
+
+def _no_script(path: Path, data: bytes) -> str:
+    """Return why a file without a `#!` line is no script of bash, "" where it may be one."""
+    if b"\0" in data[:8192]:
+        return "is neither a script nor a program of Linux"
+    suffix = path.suffix[1:].lower()
+    executable = bool(_kind_of(path) & 0o111)
+    if _FOREIGN.fullmatch(suffix) or (
+        path.stem.lower() in _PAPERS and not suffix and not executable
+    ):
+        return "has no #! line, and its name is no script's: bash would run it"
+    return ""
+
+
+def _names_bash(path: Path) -> bool:
+    return path.suffix[1:] in _SHELL_SUFFIXES
+
+
+def _check_line_ends(path: Path, data: bytes) -> None:
+    """Refuse a script whose CR LF would make a riddle of `not found`.
+
+    Raises:
+        UsageProblem: it has such lines, and a shell or the kernel would read them.
+    """
+    first = data.partition(b"\n")[0]
+    by_shell = not data.startswith((b"#!", b"\x7fELF")) or _SHELL_LINE.match(first)
+    if (data.startswith(b"#!") and first.endswith(b"\r")) or (by_shell and b"\r\n" in data):
+        raise UsageProblem(
+            f"{path} has the line ends of Windows (CR LF), which no shell takes",
+            f"sed -i 's/\\r$//' {shlex.quote(str(path))}",
+        )
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return ", ".join(paths[:_NAMED]) + more
+
+
+def _files(
+    top: Path, wanted: Callable[[Path, Path], bool] | None, left_out: dict[str, list[str]]
+) -> Iterator[Path]:
+    """Yield the wanted files below a folder, sorted; None: all of them.
+
+    What is not wanted is noted in `left_out`, by its reason; what cannot be listed or sent is an
+    error.
+    """
 
     def stop(error: OSError) -> None:
         raise _unreadable(Path(error.filename), error) from error
 
-    below = [
-        Path(folder, name) for folder, _, names in os.walk(top, onerror=stop) for name in names
-    ]
+    below: list[Path] = []
+    for word, folders, names in os.walk(top, onerror=stop):
+        here = Path(word)
+        if not wanted and not folders and not names and here != top:
+            left_out.setdefault("an empty folder", []).append(str(here))
+        paths = {here / name: name for name in [*folders, *names]}
+        for path in sorted(paths):
+            if wanted and not wanted(path, top):
+                left_out.setdefault("hidden, or a backup", []).append(str(path))
+                del paths[path]
+        folders[:] = [name for name in folders if here / name in paths]
+        inner = {name for name in folders if not (here / name).is_symlink()}
+        below += [path for path, name in paths.items() if name not in inner]
     for path in sorted(below):
-        if S_ISREG(_kind_of(path)):
-            yield path
+        yield _sendable(path)
+
+
+def _sendable(path: Path) -> Path:
+    """Return the path of a regular file, or of a link to one.
+
+    Raises:
+        UsageProblem: it is something else.
+    """
+    kind = _kind_of(path)
+    if S_ISREG(kind):
+        return path
+    if not kind:
+        raise UsageProblem(f"{path} is a link that leads nowhere", "remove it, or mend it")
+    if S_ISDIR(kind):
+        raise UsageProblem(
+            f"{path} is a link to a folder, which is not followed",
+            "cp -rL FOLDER COPY makes a copy that has what its links lead to; or remove the link",
+        )
+    what = next((word for test, word in _KINDS if test(kind)), "no file")
+    raise UsageProblem(f"{path} is {what}, which cannot be sent", "move it elsewhere")
 
 
 def _kind_of(path: Path) -> int:

@@ -20,7 +20,7 @@ from poormanray.cli.chaining import Chain, Ending, chain_options
 from poormanray.cli.elements import Elements, Sources
 from poormanray.cli.elements import program as program_of
 from poormanray.cli.headers import Manners, declared, slots_word
-from poormanray.cli.inputs import Program, collect_scripts
+from poormanray.cli.inputs import Program, Say, collect_scripts
 from poormanray.cli.jobs import job_id_of
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import (
@@ -59,13 +59,14 @@ def _program(
     command: str | None,
     scripts: tuple[str, ...],
     words: tuple[str, ...],
+    say: Say,
 ) -> Program:
     """Return what the tasks run: scripts of directories, or one command for each entry."""
     if elements is not None:
         if len(scripts) > 1:
             raise UsageProblem("-s twice: each entry gets one script", "leave one out")
         script = scripts[0] if scripts else None
-        return program_of(elements, command=command, script=script, words=words)
+        return program_of(elements, say, command=command, script=script, words=words)
     if command:
         raise UsageProblem(
             "-c says what to run, but not for what",
@@ -73,7 +74,15 @@ def _program(
         )
     if not scripts + words:
         raise UsageProblem("say which directory of scripts to map", "pmr map -n NAME DIR")
-    return collect_scripts(scripts + words)
+    return collect_scripts(scripts + words, say)
+
+
+def _declared(program: Program | None, scripts: tuple[str, ...]) -> Manners:
+    if program is None:
+        return Manners()
+    # Scripts of directories are tasks of their own; over entries there is one for all.
+    names = scripts if len(program.scripts) == 1 else [task.name for task in program.tasks]
+    return declared(program.scripts, names)
 
 
 @click.command("map", cls=Command)
@@ -156,23 +165,17 @@ def map_(  # noqa: PLR0913 (one for each option)
     words: tuple[str, ...],
 ) -> int:
     """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
-    elements, before = Sources(array, each_line, from_json).read(words)
+    say = app.out.note
+    elements, before = Sources(array, each_line, from_json).read(words, say)
     wait_s, lost_s = asked.wait_timeout or 0.0, asked.lost_after or 0.0
     if joined is not None:
-        if elements or before or command or scripts or earlier or chain.after:
-            raise UsageProblem("--join takes a job as it is", "pmr map --join JOB")
-        refuse(_fixed(), joined)
-        chain.check(detach=detach)
         how = Onward(retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign)
-        return join(app, name, joined, how)
+        given = bool(elements or before or command or scripts or earlier)
+        return _joined(app, name, joined, how, given=given)
     given = earlier is None or bool(elements or before or command or scripts)
-    program = _program(elements, command, scripts, before) if given else None
-    said = Manners(slots, retries, asked.timeout).over(declared(program.scripts if program else ()))
-    if changed and earlier is None:
-        raise UsageProblem("--changed belongs to --resume", "pmr map --resume JOB DIR --changed")
-    fixed = _fixed() if earlier else ()
-    if earlier is not None and not changed:
-        refuse(fixed, earlier)
+    program = _program(elements, command, scripts, before, say) if given else None
+    said = Manners(slots, retries, asked.timeout).over(_declared(program, scripts))
+    fixed = _check_going_on(earlier, changed=changed)
     _check(chain, detach=detach, halt=halt)
     if chain.after and not dry_run:
         earlier = earlier and job_id_of(app, name, earlier)
@@ -185,7 +188,8 @@ def map_(  # noqa: PLR0913 (one for each option)
             return went_on
         program = went_on
     at_once = elements.at_once if elements else 0
-    work = asked.work("map", program or Program((), ()), slots=said.slots or "1", at_once=at_once)
+    program = program or Program((), ())
+    work = asked.work("map", program, say, slots=said.slots or "1", at_once=at_once)
     # With nobody to choose another instance, each gives its own tasks their turns.
     alone = (said.retries or 0) if detach or static else 0
     rules = holding.rules(retries=alone, timeout=said.timeout)
@@ -194,8 +198,34 @@ def map_(  # noqa: PLR0913 (one for each option)
     manner = asked.manner(detach=detach, turns=None if static else turns)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:
-        return show_plan(app.out, submission.job, asked.bucket, program.shown if program else None)
+        return show_plan(app.out, submission.job, asked.bucket, program.shown)
     return _watched(submission, work, chain, detach=detach, halt=halt)
+
+
+def _joined(app: App, name: str, job: str, how: Onward, *, given: bool) -> int:
+    """Watch a running map; `given` says that the command line names what to map, too."""
+    if given or how.chain.after:
+        raise UsageProblem("--join takes a job as it is", "pmr map --join JOB")
+    refuse(_fixed(), job)
+    how.chain.check(detach=bool(click.get_current_context().params["detach"]))
+    return join(app, name, job, how)
+
+
+def _check_going_on(earlier: str | None, *, changed: bool) -> tuple[str, ...]:
+    """Return the options that hold for a new job only, where a map is to go on.
+
+    Raises:
+        UsageProblem: there are such, and the job goes on as it is; or no job is named.
+    """
+    if earlier is None:
+        if changed:
+            hint = "pmr map --resume JOB DIR --changed"
+            raise UsageProblem("--changed belongs to --resume", hint)
+        return ()
+    fixed = _fixed()
+    if not changed:
+        refuse(fixed, earlier)
+    return fixed
 
 
 def _fixed() -> tuple[str, ...]:

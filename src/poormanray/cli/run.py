@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from poormanray.cli.chaining import Chain, Ending, chain_options
-from poormanray.cli.inputs import Program, script_file
+from poormanray.cli.headers import Manners, declared
+from poormanray.cli.inputs import Program, Say, script_file
 from poormanray.cli.options import (
     App,
     Command,
@@ -23,7 +26,7 @@ from poormanray.model import Selection
 from poormanray.shell import command_script, words_script
 
 
-def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> bytes:
+def _script(command: str | None, script: str | None, words: tuple[str, ...], say: Say) -> bytes:
     given = [word for word in (command, script, words) if word]
     if len(given) != 1:
         raise UsageProblem(
@@ -33,8 +36,16 @@ def _script(command: str | None, script: str | None, words: tuple[str, ...]) -> 
     if command:
         return command_script(command)
     if script:
-        return script_file(script)
+        return script_file(script, say)
     return words_script(words)
+
+
+def _as_declared(asked: JobWords, manners: Manners, say: Say) -> JobWords:
+    """Return the options with the time limit that the script names, if they name none."""
+    for word, given in (("retries", manners.retries), ("slots", manners.slots)):
+        if given is not None:
+            say(f"the script's line `#PMR {word}` has no effect: that is for `pmr map`")
+    return replace(asked, timeout=manners.timeout) if asked.timeout is None else asked
 
 
 @click.command(cls=Command)
@@ -76,7 +87,11 @@ def run(  # noqa: PLR0913 (one for each option)
             "-j needs somebody who watches, and -d does not watch", "leave out one of -d and -j"
         )
     chain.check(detach=detach)
-    work = asked.work("run", Program((_script(command, script, words),)))
+    say = app.out.note
+    program = Program((_script(command, script, words, say),))
+    if script:
+        asked = _as_declared(asked, declared(program.scripts, (script,)), say)
+    work = asked.work("run", program, say)
     manner = asked.manner(detach=detach, parallelism=parallelism)
     if (code := chain.wait(app, name)) is not None:
         return code

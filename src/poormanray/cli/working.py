@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poormanray.cli.inputs import Program, environment, helper_files
+from poormanray.cli.inputs import Program, Say, environment, helper_files
 from poormanray.cli.options import COUNT, DURATION, KEY_VALUE, TIME_LIMIT, Percent
 from poormanray.cli.sending import Sending, bucket_advice, bucket_option, way_row, way_words
 from poormanray.cli.watching import (
@@ -141,8 +141,12 @@ class JobWords:
     job_id: str
     bucket: str = ""
 
-    def work(self, kind: str, program: Program, *, slots: str = "1", at_once: int = 0) -> Work:
+    def work(
+        self, kind: str, program: Program, say: Say, *, slots: str = "1", at_once: int = 0
+    ) -> Work:
         """Return what is to be done: a program, run as the options say.
+
+        `say` is called with a line for what is left out of the helper files.
 
         Raises:
             UsageProblem: a helper file cannot be read, or a variable cannot be set; or the time
@@ -164,7 +168,7 @@ class JobWords:
             timeout_s=seconds_of(self.timeout),
             user=self.user,
             env=environment(self.env),
-            helper_files=helper_files(self.files),
+            helper_files=helper_files(self.files, say),
         )
 
     def manner(
