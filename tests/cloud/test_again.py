@@ -133,6 +133,9 @@ def test_gnu_parallel_reads_which_tasks_failed(pmr: Pmr, cluster: str, tmp_path:
     command = "[ $((PMR_TASK_ID % 7)) != 0 ]"
     told = pmr("map", "-n", cluster, "--json", "--array", "20-59:2", "-c", command, check=False)
     pmr("results", summary(told.stdout)["job"], "-n", cluster, "-o", tmp_path)
+    other = pmr("run", "-n", cluster, "-d", "-c", "true").stdout.strip()
+    refused = pmr("results", other, "-n", cluster, "-o", tmp_path, check=False)
+    assert (refused.returncode, "holds the results of job" in refused.stderr) == (2, True)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert rows == summary(told.stdout)["tasks"]
     failed = [str(one) for one in ids if one % 7 == 0]

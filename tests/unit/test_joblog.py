@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from poormanray.errors import UsageProblem
 from poormanray.jobs.outcome import Outcome
-from poormanray.jobs.results import JOBLOG_COLUMNS, Collection, fresh, joblog
+from poormanray.jobs.results import JOBLOG_COLUMNS, Collection, claim, fresh, joblog
 from poormanray.jobs.track import LogText
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
@@ -90,3 +91,24 @@ def test_a_link_where_a_result_goes_is_replaced(tmp_path: Path) -> None:
     assert aim.read_bytes() == b"precious"
     assert (tmp_path / "0.log").read_bytes() == b"one two"
     assert (tmp_path / "1.log").read_bytes() == b""
+
+
+def test_a_folder_takes_the_results_of_one_job(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    claim(tmp_path, "00000000001")
+    (tmp_path / "0.log").write_text("its log")
+    claim(tmp_path, "00000000001")
+    with pytest.raises(UsageProblem, match="results of job 00000000001") as caught:
+        claim(tmp_path, "00000000002")
+    assert caught.value.hint == f"choose another folder: -o {tmp_path}-00000000002"
+    (tmp_path / ".pmr-job").write_bytes(b"")
+    with pytest.raises(UsageProblem, match=r"results of job \?"):
+        claim(tmp_path, "00000000001")
+
+
+@pytest.mark.parametrize("name", ["3.log", "12.2.log", "joblog.tsv", "results.jsonl", "outputs"])
+def test_results_replace_no_file_that_may_be_another_s(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UsageProblem, match=f"holds {name}"):
+        claim(tmp_path, "00000000001")
+    assert [one.name for one in tmp_path.iterdir()] == [name]

@@ -17,7 +17,7 @@ from poormanray.cli.watching import Watcher, WayBack, outcome_row, readable_byte
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs.absent import absent
 from poormanray.jobs.outcome import Outcome, outcomes, unclaimed
-from poormanray.jobs.results import Collection, fresh, joblog
+from poormanray.jobs.results import Collection, claim, fresh, joblog
 from poormanray.jobs.track import Happening, Wanted
 
 
@@ -59,10 +59,13 @@ def results(app: App, *, name: str, output: str, pattern: str | None, bucket: st
     """Collect every log of a job as <task>.log, and what became of each task.
 
     joblog.tsv has GNU parallel's columns; results.jsonl has a line of JSON for each task. With
-    --outputs, what a task wrote into PMR_OUTPUT_DIR comes as outputs/<task>/<path>.
+    --outputs, what a task wrote into PMR_OUTPUT_DIR comes as outputs/<task>/<path>. A folder takes
+    the results of one job.
     """
     folder = _folder(output)
     fleet, known = known_job(app, name, job, events=True)
+    with _writing(folder):
+        claim(folder, known.summary.job_id)
     follower = follower_for(app, fleet, known, Wanted(lambda _task: True, live=False))
     collection = Collection(folder)
     watcher = Watcher(app.out, quiet=True)

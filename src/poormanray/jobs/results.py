@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from poormanray.errors import UsageProblem
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.outcome import Outcome
 from poormanray.jobs.track import Happening, LogGap, LogText
@@ -23,6 +26,9 @@ JOBLOG_COLUMNS = (
     "Signal",
     "Command",
 )
+# The name of the job whose results a folder holds, and what they are called there.
+_MARK, _LONGEST_MARK = ".pmr-job", 100
+_RESULT = re.compile(r"[0-9]+(\.[0-9]+)?\.log|joblog\.tsv|results\.jsonl|outputs")
 # GNU parallel reads unsigned numbers only: what is LOST has this for an exit code.
 LOST_EXITVAL = 255
 
@@ -77,6 +83,33 @@ class Collection:
         with self.path(key).open("ab") as file:
             file.write(data)
         self._ends[key] = data[-1:]
+
+
+def claim(folder: Path, job_id: str) -> None:
+    """Record that a folder holds the results of a job.
+
+    Raises:
+        UsageProblem: it holds those of another job, or files that they would replace.
+        OSError: this machine cannot write it.
+    """
+    mark = folder / _MARK
+    theirs = sorted(one.name for one in folder.iterdir() if _RESULT.fullmatch(one.name))
+    if theirs and not mark.exists():
+        raise _taken(folder, job_id, f"{theirs[0]}, which the results of job {job_id} may replace")
+    try:
+        with mark.open("x") as file:
+            file.write(f"{job_id}\n")
+    except FileExistsError:
+        with mark.open("rb") as known:
+            other = known.read(_LONGEST_MARK).decode("utf-8", "replace").strip()
+        if other != job_id:
+            what = f"the results of job {other or '?'}, and these are of job {job_id}"
+            raise _taken(folder, job_id, what) from None
+
+
+def _taken(folder: Path, job_id: str, what: str) -> UsageProblem:
+    other = f"{folder}-{job_id}" if folder.name else f"results-{job_id}"
+    return UsageProblem(f"{folder} holds {what}", f"choose another folder: -o {shlex.quote(other)}")
 
 
 def fresh(path: Path) -> Path:
