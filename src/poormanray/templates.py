@@ -228,6 +228,8 @@ _RUNNING = {
 # These are code as the first word only: among the words of another they are something's name.
 _ALSO_A_NAME = {"script", "sg", "R", "let", "alias", "bind", "complete", "trap", "watch"}
 _EXECUTING = re.compile(r"-(exec|ok)(dir)?")
+# With one of these, an interpreter needs no program.
+_NO_PROGRAM = {"--version", "--help", "-V", "-v", "-h", "version", "help"}
 _NUMBER_TESTS = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge"}
 
 
@@ -438,6 +440,28 @@ def _program_text(words: Sequence[Word], known: _Interpreter) -> tuple[list[Word
     named = options.given or options.asked
     no_file = [one.text for one in operands[:1]] in ([], ["-"])
     return code, not named and (options.from_stdin or no_file)
+
+
+def idle_interpreter(command: str) -> str:
+    """Return the interpreter that a command line is, if that would read its program from stdin.
+
+    A task's stdin is empty: such a command does nothing, with success. "" where it is another
+    command, or more than one.
+    """
+    reader = Reader(command)
+    try:
+        reader.read()
+    except UsageProblem:
+        return ""
+    used = [one for one in reader.commands if one.words or one.ended]
+    if len(used) != 1 or used[0].ended or used[0].redirected or not used[0].program:
+        return ""
+    words = used[0].program
+    words = words[_inner_command(words) if words[0].base in _RUNNING else 0 :]
+    known = _interpreter(words[0])
+    if known is None or not known.fed or any(one.text in _NO_PROGRAM for one in words):
+        return ""
+    return words[0].base if _program_text(words[1:], known)[1] else ""
 
 
 # What to type instead.

@@ -98,15 +98,45 @@ def test_an_array_s_tasks_know_themselves_by_other_names(pmr: Pmr, cluster: str)
         "$SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT $SLURM_ARRAY_TASK_MIN $SLURM_ARRAY_TASK_MAX"
     )
     batch = "$AWS_BATCH_JOB_ARRAY_INDEX $AWS_BATCH_JOB_ARRAY_SIZE $AWS_BATCH_JOB_ATTEMPT"
-    say = 'printf "%s\\0%s" "$PMR_ENTRY" "{}" | base64 -w 0'
+    say = 'printf "%s\\0%s" "$PMR_ENTRY" "ENTRY" | base64 -w 0'
     for compat, words, expected in (
         ("slurm", slurm, ["7", "7 3 7 19"]),
         ("batch", batch, ["13", "1 3 1"]),
         ("coiled", "$COILED_BATCH_TASK_ID", ["19", "19"]),
     ):
-        command = say.replace("{}", words)
+        command = say.replace("ENTRY", words)
         told = said(pmr, cluster, "--array", "7-19:6", "--compat", compat, "-c", command)
         assert told[int(expected[0])] == expected
+
+
+SBATCH = """#!/bin/bash
+#SBATCH --array=7-19:6 --job-name=sim --cpus-per-task=3 --time=20
+#SBATCH --partition=gpu
+cd "$SLURM_SUBMIT_DIR" || exit
+numbers="$SLURM_JOB_ID $SLURM_JOBID $SLURM_ARRAY_JOB_ID"
+[[ $numbers =~ ^[0-9]+\\ [0-9]+\\ [0-9]+$ ]] || exit
+echo "$SLURM_JOB_ID" "$SLURM_ARRAY_TASK_ID" "$SLURM_ARRAY_TASK_STEP" "$SLURM_CPUS_PER_TASK" \\
+    "$SLURM_JOB_NAME" "$SLURM_NTASKS" "$(cat helper)"
+"""
+
+
+def test_a_script_for_sbatch_runs_as_it_is(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
+    (tmp_path / "job.sh").write_text(SBATCH)
+    (tmp_path / "helper").write_text("there")
+    words = ("-s", tmp_path / "job.sh", "--files", tmp_path / "helper", "--compat", "slurm")
+    told = pmr("map", "-n", cluster, "--json", *words)
+    assert "no effect here: #SBATCH --partition=gpu" in told.stderr
+    job = json.loads(told.stdout.splitlines()[-1])["job"]
+    lines = pmr("logs", job, "-n", cluster, "--no-prefix").stdout.splitlines()
+    rows = sorted((line.split() for line in lines), key=lambda row: int(row[0]))
+    assert [row[1:] for row in rows] == [
+        [task, "6", "3", "sim", "1", "there"] for task in ("7", "13", "19")
+    ]
+    assert len({row[0] for row in rows}) == 3
+    (listed,) = [one for one in pmr.json("jobs", "-n", cluster) if one["job"] == job]
+    assert listed["name"] == "sim"
+    plain = pmr("run", "-n", cluster, "-s", tmp_path / "job.sh", check=False)
+    assert "no effect here: #SBATCH --array=7-19:6, " in plain.stderr
 
 
 def test_too_many_failures_stop_a_map(pmr: Pmr, cluster: str) -> None:

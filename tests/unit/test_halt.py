@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poormanray.cli import again
-from poormanray.cli.headers import Manners, declared
+from poormanray.cli.headers import Manners, Slurm, declared, slurm
 from poormanray.cli.options import Percent
 from poormanray.errors import UsageProblem
 from poormanray.jobs.cancel import Cancelled
@@ -134,3 +134,51 @@ def test_headers_that_make_no_sense_are_refused(scripts: list[bytes], why: str) 
     with pytest.raises(UsageProblem) as refused:
         declared(scripts)
     assert why in f"{refused.value.message} {refused.value.hint}"
+
+
+def test_slurm_s_own_lines_are_taken_or_named() -> None:
+    script = b"""#!/bin/bash
+#SBATCH --array=0-9%2 -J "my job"   # a comment
+#SBATCH -t 1-02:30 --mem=4G
+#SBATCH --cpus-per-task 4 --exclusive
+#PBS -l walltime=1
+echo hi
+#SBATCH --mail-type=END
+"""
+    said: list[str] = []
+    found = slurm([script], ["a.sh"], said.append, compat=True)
+    assert found == Slurm("0-9%2", 26.5 * 3600, "my job", "4")
+    options = "#SBATCH --mem=4G, #SBATCH --exclusive, #PBS -l walltime=1"
+    assert said == [f"a.sh: no effect here: {options}"]
+    said.clear()
+    assert slurm([script, script], ["a.sh", "b.sh"], said.append, compat=False) == Slurm()
+    assert len(said) == 1
+    assert "--array=0-9%2" in said[0]
+    assert "--compat slurm takes --array, --time, --job-name, --cpus-per-task" in said[0]
+    said.clear()
+    assert (
+        slurm([b"\x7fELF\n#SBATCH -c 1\n", b"#!/bin/sh\n"], [], said.append, compat=True) == Slurm()
+    )
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 1800),
+        ("1:30", 90),
+        ("1:00:30", 3630),
+        ("2-3", 183_600),
+        ("1-0:1:1", 86_461),
+        ("0", None),
+    ],
+)
+def test_times_of_slurm(text: str, seconds: float | None) -> None:
+    script = f"#SBATCH --time={text}\n".encode()
+    assert slurm([script], [], print, compat=True).time_s == seconds
+
+
+def test_slurm_s_lines_of_one_job_must_not_differ() -> None:
+    for scripts in ([b"#SBATCH -t 1\n", b"#SBATCH -t 2\n"], [b"#SBATCH -t soon\n"]):
+        with pytest.raises(UsageProblem, match="--time"):
+            slurm(scripts, [], print, compat=True)

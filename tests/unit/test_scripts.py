@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from poormanray.cli.inputs import (
     Program,
+    check_stdin,
     collect_scripts,
     environment,
     helper_files,
@@ -26,6 +27,7 @@ from poormanray.cli.run import run
 from poormanray.errors import UsageProblem
 from poormanray.manifest import HelperFile
 from poormanray.shell import as_program, command_script, words_script
+from poormanray.templates import idle_interpreter
 
 SAID: list[str] = []
 
@@ -308,3 +310,64 @@ def test_a_byte_order_mark_is_left_out_and_said(tmp_path: Path) -> None:
     assert [one.data for one in helpers([str(tmp_path)])][1] == b"#!/bin/sh\r\n"
     assert len(SAID) == 2
     assert all("the kernel does not start it" in line for line in SAID)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-c", "bash -s"],
+        ["--", "bash"],
+        ["--", "bash", "-s", "a", "b"],
+        ["--", "sudo", "-u", "x", "/bin/sh", "-"],
+        ["-c", "python3 -u -"],
+        ["--", "env", "A=b", "perl"],
+    ],
+)
+def test_a_program_that_could_only_read_stdin_is_refused(words: list[str]) -> None:
+    told = CliRunner().invoke(run, ["-n", "c", *words], input="echo hi")
+    assert isinstance(told.exception, UsageProblem)
+    assert "a task's stdin is empty" in told.exception.message
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("bash script.sh", "bash -c true", "python3 -m tool", "bash --version", "echo hi | bash"),
+        *("bash <script", "bash -s <<< true", "python3 - <<E\nprint(1)\nE", "awk 1 f", "sed p"),
+        *("{ bash; } <f", "while read -r x; do sh; done <f", "date; bash", "x=1", "'", "env"),
+    ],
+)
+def test_other_programs_are_not(command: str) -> None:
+    assert idle_interpreter(command) == ""
+
+
+def test_a_stdin_that_is_not_sent_is_said(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("some\n")
+    kept = os.dup(0)
+    reading, writing = os.pipe()
+    try:
+        for source, expected in ((tmp_path / "data", 1), (Path("/dev/null"), 1), (None, 2)):
+            if source is None:
+                os.dup2(reading, 0)
+                check_stdin("cat", SAID.append)
+                os.write(writing, b"x")
+            else:
+                file = os.open(source, os.O_RDONLY)
+                os.dup2(file, 0)
+                os.close(file)
+            check_stdin("cat", SAID.append)
+            assert len(SAID) == expected
+    finally:
+        os.dup2(kept, 0)
+        for number in (kept, reading, writing):
+            os.close(number)
+    assert all("stdin is not sent" in line for line in SAID)
+    script = tmp_path / "a"
+    script.write_text("#!/bin/sh\n")
+    assert executable(str(script)) == b"#!/bin/sh\n"
+
+
+def test_a_variable_has_its_limit() -> None:
+    assert environment([("A", "x" * 131_069)])["A"]
+    with pytest.raises(UsageProblem, match="at most 131,071 bytes"):
+        environment([("A", "x" * 131_070)])

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from poormanray.cli.elements import Elements, program
+from poormanray.cli.inputs import Program
 from poormanray.entries import Template, part
 from poormanray.errors import UsageProblem
 from poormanray.templates import command_template, words_template
@@ -400,3 +402,23 @@ def test_a_command_that_names_the_variable_gets_the_entry_once(tmp_path: Path) -
 def test_an_array_s_command_need_not_take_its_number() -> None:
     assert command_template("date;", numbers=True).text("1") == "date;"
     assert words_template(["date"], numbers=True).text("1") == "exec date"
+
+
+def test_an_entry_is_no_longer_than_a_variable_can_be() -> None:
+    def made(*entries: str, words: Sequence[str] = ("true",)) -> Program:
+        elements = Elements(tuple(enumerate(entries)))
+        return program(elements, print, command=None, script=None, words=words)
+
+    longest = "é" + "x" * (131_061 - 2)
+    subprocess.run(["true", longest], env={"PMR_ENTRY": longest}, check=True)
+    with pytest.raises(OSError, match="too long"):
+        subprocess.run(["true"], env={"PMR_ENTRY": longest + "x"}, check=True)
+    assert made(longest).tasks[0].entry == longest
+    with pytest.raises(UsageProblem, match=r"entry 2 has 131,062 bytes.*at most 131,061") as caught:
+        made("a", longest + "x")
+    assert "--files" in caught.value.hint
+    with pytest.raises(UsageProblem, match=r"entry 1 makes an argument of 131,075 bytes"):
+        made(longest[1:], words=("true", "it is a long{}..{{}}"))
+    with pytest.raises(UsageProblem, match=r"makes an argument"):
+        made("x" * 70_000, words=("true", "a", "{}{}"))
+    assert made("x" * 70_000, words=("true", "{}", "{}")).tasks

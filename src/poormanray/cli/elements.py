@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from poormanray.cli.inputs import Program, Say, read_file, script_file
+from poormanray.cli.inputs import (
+    LONGEST_ARGUMENT_BYTES,
+    Program,
+    Say,
+    check_stdin,
+    read_file,
+    script_file,
+)
 from poormanray.entries import Template, json_entries, line_changes, line_entries, parse_array
 from poormanray.errors import UsageProblem
 from poormanray.manifest import Task
@@ -27,8 +34,6 @@ _OTHER_MARKS = {
     ":::+": "map over lines that hold both (--each-line FILE), and let the task split $PMR_ENTRY",
     "::::+": "map over lines that hold both: paste FILE1 FILE2 | pmr map --each-line -",
 }
-# Source: MAX_ARG_STRLEN of Linux, 131,072 with the NUL at its end, also for `PMR_ENTRY=…`.
-LONGEST_ARGUMENT_BYTES = 131_072 - 1
 LONGEST_ENTRY_BYTES = LONGEST_ARGUMENT_BYTES - len("PMR_ENTRY=")
 # An entry may be a whole JSON document; a name is for tables.
 LONGEST_NAME = 80
@@ -146,6 +151,8 @@ def program(
             "pmr map --help",
         )
     template = _template(elements, command, words)
+    if template is not None:
+        check_stdin(template.shown("x", 0), say)
     same = script_file(script, say) if script else b""
     scripts: dict[bytes, int] = {}
     tasks = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
+import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 from poormanray.errors import UsageProblem
 from poormanray.manifest import HelperFile, Task
 from poormanray.shell import as_program
+from poormanray.templates import idle_interpreter
 
 # What is read into memory for one job; far more than can travel through SSM.
 MOST_BYTES = 1 << 30
@@ -39,6 +42,8 @@ _KINDS = (
 )
 # So many files are named where many have the same fault.
 _NAMED = 5
+# Source: MAX_ARG_STRLEN of Linux, 131,072 with the NUL at its end, also for `NAME=value`.
+LONGEST_ARGUMENT_BYTES = 131_072 - 1
 Say = Callable[[str], None]
 _BACKUPS = ("~", ".bak", ".orig", ".swp", ".swo", ".tmp", ".rej")
 
@@ -150,13 +155,45 @@ def script_file(word: str, say: Say) -> bytes:
     return data
 
 
+def check_stdin(command: str, say: Say) -> None:
+    """Refuse a command that could only read its program from stdin; name a stdin that is not sent.
+
+    Raises:
+        UsageProblem: the command would do nothing, and succeed.
+    """
+    if name := idle_interpreter(command):
+        raise UsageProblem(
+            f"{name} would read its program from stdin, and a task's stdin is empty: nothing would "
+            "run",
+            "pmr run -n NAME -s FILE runs a script; -s /dev/stdin takes it from a pipe",
+        )
+    if _stdin_has_content():
+        say("stdin is not sent: a task's stdin is empty (--files FILE sends a file along)")
+
+
+def _stdin_has_content() -> bool:
+    """Say whether there is something in stdin that a user may want to have read."""
+    try:
+        kind = os.fstat(0).st_mode
+        if S_ISREG(kind):
+            return os.lseek(0, 0, os.SEEK_CUR) < os.fstat(0).st_size
+        return S_ISFIFO(kind) and fcntl.ioctl(0, termios.FIONREAD, bytes(4)) != bytes(4)
+    except OSError:
+        return False
+
+
 def environment(pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
     """Return `--env` as a mapping; names that are ours cannot be set.
 
     Raises:
         UsageProblem: a name begins with PMR_.
     """
-    for key, _ in pairs:
+    for key, value in pairs:
+        if len(os.fsencode(f"{key}={value}")) > LONGEST_ARGUMENT_BYTES:
+            raise UsageProblem(
+                f"--env {key}: a variable of a task holds at most {LONGEST_ARGUMENT_BYTES:,} bytes",
+                "send it in a file: --files",
+            )
         if key.startswith("PMR_"):
             raise UsageProblem(f"--env {key}: names with PMR_ are poormanray's own", "rename it")
     return dict(pairs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path, PurePath
 
 import click
 from click.core import ParameterSource
@@ -19,8 +21,8 @@ from poormanray.cli.again import (
 from poormanray.cli.chaining import Chain, Ending, chain_options
 from poormanray.cli.elements import Elements, Sources
 from poormanray.cli.elements import program as program_of
-from poormanray.cli.headers import Manners, declared, slots_word
-from poormanray.cli.inputs import Program, Say, collect_scripts
+from poormanray.cli.headers import Manners, Slurm, declared, slots_word, slurm
+from poormanray.cli.inputs import Program, Say, collect_scripts, read_file
 from poormanray.cli.jobs import job_id_of
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import (
@@ -47,6 +49,7 @@ NEW_ONLY = {
     *("instance_ids", "slots", "compat", "static", "detach", "user", "timeout"),
     *("bucket", "deliver_timeout", "env", "files", "job_name", "job_id", "max_load", "memfree"),
 }
+_SLURM_VARIABLE = re.compile(rb"\$\{?SLURM_[A-Z]")
 COMMANDLINE = ParameterSource.COMMANDLINE
 
 
@@ -77,12 +80,37 @@ def _program(
     return collect_scripts(scripts + words, say)
 
 
-def _declared(program: Program | None, scripts: tuple[str, ...]) -> Manners:
+def _declared(
+    program: Program | None, scripts: tuple[str, ...], compat: str, asked: JobWords, say: Say
+) -> tuple[Manners, JobWords]:
+    """Return how the scripts say that they run, and the options with what they say for Slurm."""
     if program is None:
-        return Manners()
+        return Manners(), asked
     # Scripts of directories are tasks of their own; over entries there is one for all.
-    names = scripts if len(program.scripts) == 1 else [task.name for task in program.tasks]
-    return declared(program.scripts, names)
+    entries = any(task.entry is not None for task in program.tasks)
+    names = scripts if entries else [task.name for task in program.tasks]
+    found = slurm(program.scripts, names, say, compat=compat == "slurm")
+    manners = declared(program.scripts, names).over(Manners(timeout=found.time_s))
+    if compat == "slurm":
+        asked = _for_slurm(asked, found, scripts[0] if scripts and entries else "map")
+    elif _SLURM_VARIABLE.search(b"\n".join(program.scripts)):
+        say("the tasks name variables of Slurm, which they have with --compat slurm")
+    return manners, asked
+
+
+def _for_slurm(asked: JobWords, found: Slurm, script: str) -> JobWords:
+    """Return the options with the name and the variables of Slurm that no instance can know."""
+    name = asked.job_name or found.job_name
+    cpus = (("SLURM_CPUS_PER_TASK", found.cpus),) if found.cpus else ()
+    ours = (("SLURM_JOB_NAME", name or PurePath(script).name), *cpus)
+    return replace(asked, job_name=name, env=(*ours, *asked.env))
+
+
+def _slurm_array(scripts: tuple[str, ...], words: tuple[str, ...], compat: str) -> str | None:
+    """Return the array that the only script asks for in an #SBATCH line, if it does."""
+    if compat != "slurm" or words or len(scripts) != 1 or not Path(scripts[0]).is_file():
+        return None
+    return slurm([read_file(Path(scripts[0]))], (), lambda _line: None, compat=True).array or None
 
 
 @click.command("map", cls=Command)
@@ -111,7 +139,7 @@ def _declared(program: Program | None, scripts: tuple[str, ...]) -> Manners:
 @click.option(
     "--compat",
     type=click.Choice(["slurm", "batch", "coiled"]),
-    help="Give tasks that scheduler's variables too.",
+    help="Give tasks that scheduler's variables too; slurm: take #SBATCH lines.",
 )
 @click.option(
     "--static",
@@ -166,6 +194,8 @@ def map_(  # noqa: PLR0913 (one for each option)
 ) -> int:
     """Spread tasks over the instances: a directory of scripts, or one command for many entries."""
     say = app.out.note
+    if (array, each_line, from_json, command) == (None, None, None, None):
+        array = _slurm_array(scripts, words, compat or "")
     elements, before = Sources(array, each_line, from_json).read(words, say)
     wait_s, lost_s = asked.wait_timeout or 0.0, asked.lost_after or 0.0
     if joined is not None:
@@ -174,7 +204,8 @@ def map_(  # noqa: PLR0913 (one for each option)
         return _joined(app, name, joined, how, given=given)
     given = earlier is None or bool(elements or before or command or scripts)
     program = _program(elements, command, scripts, before, say) if given else None
-    said = Manners(slots, retries, asked.timeout).over(_declared(program, scripts))
+    manners, asked = _declared(program, scripts, compat or "", asked, say)
+    said = Manners(slots, retries, asked.timeout).over(manners)
     fixed = _check_going_on(earlier, changed=changed)
     _check(chain, detach=detach, halt=halt)
     if chain.after and not dry_run:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import click
 
 from poormanray.cli.chaining import Chain, Ending, chain_options
-from poormanray.cli.headers import Manners, declared
-from poormanray.cli.inputs import Program, Say, script_file
+from poormanray.cli.headers import Manners, declared, slurm
+from poormanray.cli.inputs import Program, Say, check_stdin, script_file
 from poormanray.cli.options import (
     App,
     Command,
@@ -23,7 +23,7 @@ from poormanray.cli.working import JobWords, Submission, job_options, parallelis
 from poormanray.errors import UsageProblem
 from poormanray.jobs.track import Wanted
 from poormanray.model import Selection
-from poormanray.shell import command_script, words_script
+from poormanray.shell import command_script, shell_words, words_script
 
 
 def _script(command: str | None, script: str | None, words: tuple[str, ...], say: Say) -> bytes:
@@ -33,6 +33,8 @@ def _script(command: str | None, script: str | None, words: tuple[str, ...], say
             "say what to run, in exactly one way: -c 'COMMAND', -s FILE, or -- COMMAND ARG…",
             "pmr run --help",
         )
+    if command or words:
+        check_stdin(command or shell_words(words), say)
     if command:
         return command_script(command)
     if script:
@@ -90,6 +92,7 @@ def run(  # noqa: PLR0913 (one for each option)
     say = app.out.note
     program = Program((_script(command, script, words, say),))
     if script:
+        slurm(program.scripts, (script,), say, compat=False)
         asked = _as_declared(asked, declared(program.scripts, (script,)), say)
     work = asked.work("run", program, say)
     manner = asked.manner(detach=detach, parallelism=parallelism)

@@ -186,12 +186,30 @@ load_environment() { # sets AS_TASK: the words that start a task's program, outs
     AS_TASK=(${SWITCH[@]+"${SWITCH[@]}"} ${entries[@]+"${entries[@]}"})
 }
 
+slurm_facts() { # sets JOB_NUMBER, a number that grows with time, and CPUS: those of one task
+    local letters=0123456789abcdefghjkmnpqrstvwxyz at before
+    JOB_NUMBER=0
+    for ((at = 0; at < ${#JOB}; at++)); do
+        before=${letters%%"${JOB:at:1}"*}
+        JOB_NUMBER=$((JOB_NUMBER * 32 + ${#before}))
+    done
+    CPUS=$(($(nproc) / SLOTS))
+    ((CPUS > 0)) || CPUS=1
+}
+
 names_of_others() { # task attempt; what scripts written for another scheduler look for
     case $META_compat in
         slurm)
-            export SLURM_JOB_ID=$JOB SLURM_ARRAY_JOB_ID=$JOB SLURM_ARRAY_TASK_ID=$1
-            export SLURM_ARRAY_TASK_COUNT=$META_tasks SLURM_ARRAY_TASK_MIN=$LOWEST SLURM_ARRAY_TASK_MAX=$HIGHEST
-            export SLURM_RESTART_COUNT=$(($2 - 1)) SLURM_CLUSTER_NAME=$META_cluster SLURM_NODEID=$HOST_INDEX
+            # As Slurm has it, each task of an array is a job of its own, on one node.
+            export SLURM_JOB_ID=$((JOB_NUMBER + 1 + PMR_TASK_INDEX)) SLURM_ARRAY_JOB_ID=$JOB_NUMBER
+            export SLURM_JOBID=$SLURM_JOB_ID SLURM_ARRAY_TASK_ID=$1 SLURM_ARRAY_TASK_COUNT=$META_tasks
+            export SLURM_ARRAY_TASK_MIN=$LOWEST SLURM_ARRAY_TASK_MAX=$HIGHEST SLURM_ARRAY_TASK_STEP=1
+            ((${#ARRAYS[@]} != 1)) || { read -r _ _ SLURM_ARRAY_TASK_STEP _ <<<"${ARRAYS[0]}"; }
+            export SLURM_RESTART_COUNT=$(($2 - 1)) SLURM_CLUSTER_NAME=$META_cluster SLURM_SUBMIT_DIR=$WORK
+            export SLURM_CPUS_PER_TASK=$CPUS SLURM_CPUS_ON_NODE=$CPUS SLURM_JOB_CPUS_PER_NODE=$CPUS
+            export SLURM_JOB_NODELIST=$HOSTNAME SLURM_NODELIST=$HOSTNAME SLURMD_NODENAME=$HOSTNAME
+            export SLURM_JOB_USER=$USER_NAME SLURM_NNODES=1 SLURM_JOB_NUM_NODES=1 SLURM_TASKS_PER_NODE=1
+            export SLURM_NTASKS=1 SLURM_NPROCS=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
             ;;
         batch)
             export AWS_BATCH_JOB_ID=$JOB:$PMR_TASK_INDEX AWS_BATCH_JOB_ARRAY_INDEX=$PMR_TASK_INDEX
@@ -383,6 +401,7 @@ runner() { # job
     load_manifest || exit 1
     run_user
     slot_count
+    [[ $META_compat != slurm ]] || slurm_facts
     load_environment || USER_FAULT=unstartable
     hold_limits
     boot_id
