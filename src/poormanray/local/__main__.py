@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from poormanray.local.folder import Directory
 from poormanray.local.server import CONTACT, Cloud, sweep, write_contact
 from poormanray.local.settings import Settings
 
@@ -29,11 +30,14 @@ def main() -> int:
     parser.add_argument("--sweep", action="store_true", help="remove what a dead daemon left")
     options = parser.parse_args()
     folder: Path = options.state
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
     _log()
     os.umask(0o022)  # Source: agent-facts 2, what scripts see; the folder itself is 0700
-    if not _lock(folder):
+    try:
+        state = _open(folder)
+    except OSError as problem:
+        LOG.error("%s", problem)  # noqa: TRY400 (the user's folder)
+        return 2
+    if not _lock(state):
         LOG.error("another daemon uses %s", folder)
         return 1
     if options.sweep:
@@ -44,10 +48,25 @@ def main() -> int:
     except ValueError as problem:
         LOG.error("%s", problem)  # noqa: TRY400 (the user's word, not our fault)
         return 2
-    return _serve(folder, settings, options.port)
+    return _serve(folder, state, settings, options.port)
 
 
-def _serve(folder: Path, settings: Settings, port: int) -> int:
+def _open(folder: Path) -> Directory:
+    """Open the cloud's folder; what is in it decides over the user's processes and files.
+
+    Raises:
+        OSError: others than the user may change it, or look into it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = Directory.at(folder)
+    facts = os.fstat(state.fileno())
+    if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        state.close()
+        raise OSError(f"{folder} is not a folder of this user alone (mode 0700)")
+    return state
+
+
+def _serve(folder: Path, state: Directory, settings: Settings, port: int) -> int:
     try:
         cloud = Cloud(folder, settings, port=port)
     except OSError as problem:
@@ -55,12 +74,12 @@ def _serve(folder: Path, settings: Settings, port: int) -> int:
         return 2
     if os.getsid(0) == os.getpid():
         _be_a_service()
-    write_contact(folder, cloud.contact())
+    write_contact(state, cloud.contact())
     LOG.info("serving %s", cloud.contact().url)
     try:
         cloud.serve()
     finally:
-        (folder / CONTACT).unlink(missing_ok=True)
+        state.remove(CONTACT)
     return 0
 
 
@@ -83,9 +102,10 @@ def _log() -> None:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
-def _lock(folder: Path) -> bool:
+def _lock(state: Directory) -> bool:
     """Take the lock that says that a daemon lives; the kernel drops it whatever ends us."""
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    handle = os.open(LOCK, flags, 0o600, dir_fd=state.fileno())
     for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

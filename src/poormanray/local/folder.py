@@ -1,24 +1,28 @@
 """The folder that an instance is: its own parts of the file system.
 
-What runs inside may be hostile to the machine's user, so nothing here follows a link that lies in
-a folder which is writable from inside: such folders are made before the first boot, emptied with
-`rmtree` (which follows none), and entered step by step with O_NOFOLLOW.
+What runs inside may be hostile to the machine's user, and the daemon has rights that it has not.
+So every path below such a folder is walked through `Directory`, step by step from the folder of
+all instances, and no step follows a link.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
+import stat
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 # What a task may be run as. Without a range of user ids there is only root.
 LOGIN_USER = "ec2-user"
 LOGIN_UID = 1000
 
 SKELETON = (
+    ("etc", 0o755),
     ("var/cache", 0o755),
     ("var/lib/amazon/ssm", 0o700),
     ("var/lib/pmr", 0o755),
@@ -26,7 +30,7 @@ SKELETON = (
     ("var/opt", 0o755),
     ("var/spool/cron", 0o755),
     ("var/tmp", 0o1777),
-    ("root", 0o700),
+    ("root", 0o711),
     ("home", 0o755),
 )
 VOLATILE = (("tmp", 0o1777), ("run", 0o755))
@@ -34,8 +38,22 @@ VOLATILE_BELOW = (("run/screen", 0o1777), ("run/lock", 0o1777), ("run/user", 0o7
 CONTROL = "run/initctl"
 # Stands for what the metadata service says of a spot instance's end; there is no such service.
 NOTICE = "run/spot-notice"
+JOBS = "var/lib/pmr"
+BOOT_ID = "boot_id"
+_CREATED = ".created"
 # Where the resolver's real configuration may be: folders that an instance has of its own.
 _HIDDEN_CONFIGURATION = ("/run/", "/var/")
+# Where an instance shows the machine's /etc: its own /etc is full of links into it.
+MACHINE_ETC = "/.etc"
+# The instance's own in /etc, with what programs that change users leave beside them.
+_USER_FILES = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
+_OWN_ETC = {"hosts", "hostname", ".pwd.lock", *_USER_FILES} | {
+    f"{name}{end}" for name in _USER_FILES for end in ("-", "+", ".lock", ".org")
+}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# What is written meanwhile is found in the next round.
+_EMPTY_ROUNDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,53 +65,267 @@ class Owner:
     count: int
 
 
+class Directory:
+    """An open folder. Nothing that is done through it follows a link; names have no slash.
+
+    The methods raise OSError where a name is not what it should be: a link, a pipe or a file in
+    the place of a folder, a folder in the place of a file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over a descriptor."""
+        self._fd = descriptor
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Open a folder that nothing inside an instance can put something else in place of."""
+        return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._fd
+
+    def enter(self, below: str) -> Directory:
+        """Open a folder in or below this one."""
+        found = Directory(os.dup(self._fd))
+        for name in below.split("/"):
+            with found:
+                found = Directory(os.open(_plain(name), _FOLDER, dir_fd=found._fd))
+        return found
+
+    def make_new(self, name: str, mode: int) -> Directory:
+        """Make a folder and open it."""
+        os.mkdir(_plain(name), mode, dir_fd=self._fd)
+        return self.enter(name)
+
+    def make(
+        self, below: str, mode: int = 0o755, owner: Owner | None = None, *, user: int = 0
+    ) -> Directory:
+        """Open a folder below this one, and make what is missing on the way to it.
+
+        What is made belongs to a user of the instance, or without `owner` to the daemon's user;
+        the last folder gets `mode`, and those above it 0755.
+        """
+        found = Directory(os.dup(self._fd))
+        *above, last = below.split("/")
+        for name in above:
+            with found:
+                found = found._make_one(name, 0o755, owner, user)
+        with found:
+            found = found._make_one(last, mode, owner, user)
+        os.fchmod(found._fd, mode)
+        return found
+
+    def _make_one(self, name: str, mode: int, owner: Owner | None, user: int) -> Directory:
+        with contextlib.suppress(FileNotFoundError):
+            return self.enter(name)
+        os.mkdir(_plain(name), 0o700, dir_fd=self._fd)
+        made = self.enter(name)
+        os.fchmod(made._fd, mode)
+        if owner is not None:
+            os.fchown(made._fd, owner.uid + user, owner.gid + user)
+        return made
+
+    def kind(self, name: str) -> int:
+        """Return the type of what has this name, as in `stat.S_IFMT`; 0 when nothing has it."""
+        try:
+            return stat.S_IFMT(os.lstat(_plain(name), dir_fd=self._fd).st_mode)
+        except FileNotFoundError:
+            return 0
+
+    def write(self, name: str, data: bytes, mode: int = 0o644, owner: Owner | None = None) -> None:
+        """Write a file aside and rename it, so that it is whole or not there.
+
+        It replaces what is no folder. It belongs to the instance's root, or without `owner` to the
+        daemon's user.
+        """
+        fresh = f".{uuid.uuid4().hex}"
+        file = os.open(fresh, _NEW_FILE, 0o600, dir_fd=self._fd)
+        try:
+            with os.fdopen(file, "wb") as writing:
+                writing.write(data)
+                writing.flush()
+                os.fchmod(file, mode)
+                if owner is not None:
+                    os.fchown(file, owner.uid, owner.gid)
+            os.rename(fresh, _plain(name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError:
+            os.unlink(fresh, dir_fd=self._fd)
+            raise
+
+    def link(self, name: str, target: str) -> None:
+        """Make a symbolic link; it replaces what is no folder."""
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, _plain(name), dir_fd=self._fd)
+            return
+        fresh = f".{uuid.uuid4().hex}"
+        os.symlink(target, fresh, dir_fd=self._fd)
+        os.rename(fresh, _plain(name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def pipe(self, name: str, mode: int, owner: Owner) -> int:
+        """Make a named pipe of the instance's root; return it, open both ways."""
+        os.mkfifo(_plain(name), 0o600, dir_fd=self._fd)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        pipe = os.open(name, flags, dir_fd=self._fd)
+        try:
+            os.fchmod(pipe, mode)
+            os.fchown(pipe, owner.uid, owner.gid)
+        except OSError:
+            os.close(pipe)
+            raise
+        return pipe
+
+    def remove(self, name: str) -> None:
+        """Remove what has this name, and all that is in it; nothing happens when nothing has it."""
+        kind = self.kind(name)
+        if kind == stat.S_IFDIR:
+            with self._enter_whatever_mode(name) as folder:
+                folder.empty()
+            os.rmdir(name, dir_fd=self._fd)
+        elif kind:
+            os.unlink(name, dir_fd=self._fd)
+
+    def names(self) -> list[str]:
+        """Return the names in it."""
+        return os.listdir(self._fd)  # noqa: PTH208 (a descriptor)
+
+    def empty(self) -> None:
+        """Remove all that is in it, also folders that their owner may not enter.
+
+        However deep the tree is, it takes three descriptors and no recursion: what a folder holds
+        is moved up here before the folder is removed.
+        """
+        if os.geteuid() != 0:
+            os.fchmod(self._fd, 0o700)
+        for round_ in range(_EMPTY_ROUNDS):
+            try:
+                while names := self.names():
+                    for name in names:
+                        self._remove_level(name)
+            except (FileNotFoundError, FileExistsError):
+                if round_ == _EMPTY_ROUNDS - 1:
+                    raise
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or round_ == _EMPTY_ROUNDS - 1:
+                    raise
+            else:
+                return
+
+    def _remove_level(self, name: str) -> None:
+        if self.kind(name) != stat.S_IFDIR:
+            os.unlink(name, dir_fd=self._fd)
+            return
+        with self._enter_whatever_mode(name) as folder:
+            for child in folder.names():
+                if folder.kind(child) == stat.S_IFDIR:
+                    # Its own mode decides whether its owner may move it.
+                    folder._enter_whatever_mode(child).close()
+                    here = f".{uuid.uuid4().hex}"
+                    os.rename(child, here, src_dir_fd=folder._fd, dst_dir_fd=self._fd)
+                else:
+                    os.unlink(child, dir_fd=folder._fd)
+        os.rmdir(name, dir_fd=self._fd)
+
+    def _enter_whatever_mode(self, name: str) -> Directory:
+        """Enter a folder that is to be removed; its owner is let in first."""
+        if os.geteuid() == 0:
+            return self.enter(name)
+        if sys.platform == "linux":
+            # By its descriptor: Linux has no chmod that follows no link before 6.6.
+            at = os.open(_plain(name), os.O_PATH | _FOLDER, dir_fd=self._fd)
+            try:
+                Path(f"/proc/self/fd/{at}").chmod(0o700)
+            finally:
+                os.close(at)
+        else:
+            os.chmod(_plain(name), 0o700, dir_fd=self._fd, follow_symlinks=False)
+        return self.enter(name)
+
+
+def _plain(name: str) -> str:
+    """Return a name that is one step down; anything else would lead elsewhere."""
+    if not name or name in {".", ".."} or "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, f"{name!r} is not a name")
+    return name
+
+
 class InstanceFolder:
     """One instance's files."""
 
-    def __init__(self, path: Path, instance_id: str, owner: Owner) -> None:
+    def __init__(
+        self, instances: Directory, path: Path, owner: Owner, *, own_etc: bool = True
+    ) -> None:
+        """`instances` is the open folder of all; `path` is for those inside, never opened here.
+
+        `own_etc`: the instance shows its own /etc, which has links to what is the machine's.
+        """
+        self._instances = instances
         self.path = path
-        self.instance_id = instance_id
+        self.instance_id = path.name
         self.owner = owner
+        self._own_etc = own_etc
 
-    def create(self, hostname: str, *, open_root: bool) -> None:
+    def part(self, below: str = "") -> Directory:
+        """Open a folder of the instance."""
+        return self._instances.enter(f"{self.instance_id}/{below}".rstrip("/"))
+
+    def create(self, hostname: str) -> None:
         """Make what lasts as long as the instance; nothing happens when it is there."""
-        if (self.path / "etc" / "hostname").exists():
-            return
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, mode in SKELETON:
-            self._make(name, mode)
-        if open_root:
-            (self.path / "root").chmod(0o711)
-        (self.path / "var" / "run").symlink_to("/run")
-        (self.path / "var" / "lock").symlink_to("/run/lock")
-        if self.owner.count > LOGIN_UID:
-            self._make(f"home/{LOGIN_USER}", 0o700)
-            self._give(self.path / "home" / LOGIN_USER, LOGIN_UID)
-        self._write_etc(hostname)
+        with self._instances.make(self.instance_id, 0o700) as top:
+            if top.kind(_CREATED):
+                return
+            for name, mode in SKELETON:
+                top.make(name, mode, self.owner).close()
+            with top.enter("var") as var:
+                var.link("run", "/run")
+                var.link("lock", "/run/lock")
+            if self.owner.count > LOGIN_UID:
+                with top.enter("home") as home:
+                    home.make(LOGIN_USER, 0o700, self.owner, user=LOGIN_UID).close()
+            with top.enter("etc") as etc:
+                self._fill_etc(etc, hostname)
+            top.write(_CREATED, b"")
 
-    def prepare_boot(self) -> Path:
-        """Make what lasts from one boot to the next stop; return the control pipe's path."""
+    def prepare_boot(self, resolver: str = "") -> int:
+        """Make what lasts from one boot to the next stop; return the open control pipe.
+
+        `resolver` is the address that resolves names; "": the machine's configuration does.
+        """
         self.empty()
-        for name, mode in (*VOLATILE, *VOLATILE_BELOW):
-            self._make(name, mode)
-        self._copy_resolver()
-        boot_id = self.path / "boot_id"
-        boot_id.write_text(f"{uuid.uuid4()}\n")
-        boot_id.chmod(0o644)
-        control = self.path / CONTROL
-        os.mkfifo(control)
-        control.chmod(0o666)
-        self._give(control)
-        return control
+        with self.part() as top:
+            for name, mode in (*VOLATILE, *VOLATILE_BELOW):
+                top.make(name, mode, self.owner).close()
+            self._copy_resolver(top)
+            if resolver:
+                # As DHCP does at each boot, whatever is there.
+                with top.enter("etc") as etc:
+                    etc.remove("resolv.conf")
+                    etc.write("resolv.conf", f"nameserver {resolver}\n".encode(), 0o644, self.owner)
+            top.write(BOOT_ID, f"{uuid.uuid4()}\n".encode())
+        folder, _, name = CONTROL.partition("/")
+        with self.part(folder) as run:
+            # Only root of the instance may stop it.
+            return run.pipe(name, 0o600, self.owner)
 
     def empty(self) -> None:
         """Empty /tmp and /run. Nothing of the instance may be running."""
-        for name, _mode in VOLATILE:
-            remove_tree(self.path / name)
+        with self.part() as top:
+            for name, _mode in VOLATILE:
+                top.remove(name)
 
     def remove(self) -> None:
         """Remove everything. Nothing of the instance may be running."""
-        remove_tree(self.path)
+        self._instances.remove(self.instance_id)
 
     def write_script(self, command_id: str, script: bytes) -> str:
         """Write a command's script where the agent does; return its path below the folder.
@@ -103,65 +335,33 @@ class InstanceFolder:
         """
         below = f"var/lib/amazon/ssm/{self.instance_id}/document/orchestration/{command_id}"
         below = f"{below}/awsrunShellScript/0.awsrunShellScript"
-        at = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            for name in below.split("/"):
-                below_it = self._descend(at, name)
-                os.close(at)
-                at = below_it
+        with self.part() as top, top.make(below, 0o700, self.owner) as folder:
             # A script runs again under the same id after exit code 194 (agent-facts §5).
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink("_script.sh", dir_fd=at)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            file = os.open("_script.sh", flags, 0o700, dir_fd=at)
-            with os.fdopen(file, "wb") as writing:
-                writing.write(script)
-                os.fchmod(writing.fileno(), 0o700)
-                os.fchown(writing.fileno(), self.owner.uid, self.owner.gid)
-        finally:
-            os.close(at)
+            folder.write("_script.sh", script, 0o700, self.owner)
         return f"{below}/_script.sh"
 
     def write_notice(self, notice: str) -> None:
         """Write what EC2 says of the instance's end where its job runners look.
 
         Raises:
-            OSError: it has been written before, or the disk is full.
+            OSError: the disk is full.
         """
         folder, _, name = NOTICE.partition("/")
-        at = os.open(self.path / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            # Whole, or not there: it is looked for while it is written.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            with os.fdopen(os.open(f".{name}", flags, 0o644, dir_fd=at), "w") as writing:
-                writing.write(notice)
-            os.rename(f".{name}", name, src_dir_fd=at, dst_dir_fd=at)
-        finally:
-            os.close(at)
+        with self.part(folder) as run:
+            run.write(name, notice.encode())
 
-    def _descend(self, at: int, name: str) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(name, flags, dir_fd=at)
-        os.mkdir(name, 0o700, dir_fd=at)
-        made = os.open(name, flags, dir_fd=at)
-        os.fchown(made, self.owner.uid, self.owner.gid)
-        return made
+    def _fill_etc(self, etc: Directory, hostname: str) -> None:
+        for name, text in self._users().items():
+            mode = 0o600 if name in {"shadow", "gshadow"} else 0o644
+            etc.write(name, text.encode(), mode, self.owner)
+        hosts = f"127.0.0.1 localhost {hostname}\n::1 localhost\n"
+        etc.write("hosts", hosts.encode(), 0o644, self.owner)
+        etc.write("hostname", f"{hostname}\n".encode(), 0o644, self.owner)
+        if self._own_etc:
+            for name, target in _machine_etc():
+                etc.link(name, target)
 
-    def _make(self, name: str, mode: int) -> None:
-        path = self.path
-        for part in Path(name).parts:
-            path /= part
-            if not path.exists():
-                path.mkdir()
-                path.chmod(0o755)
-                self._give(path)
-        path.chmod(mode)
-
-    def _give(self, path: Path, uid: int = 0) -> None:
-        os.chown(path, self.owner.uid + uid, self.owner.gid + uid, follow_symlinks=False)
-
-    def _write_etc(self, hostname: str) -> None:
+    def _users(self) -> dict[str, str]:
         users = [("root", 0, "/root", "/bin/bash")]
         groups = [("root", 0)]
         if self.owner.count == 1:
@@ -174,53 +374,30 @@ class InstanceFolder:
             users += [(LOGIN_USER, LOGIN_UID, f"/home/{LOGIN_USER}", "/bin/bash")]
             groups += [("daemon", 1), ("tty", 5), ("wheel", 10), ("utmp", 43), ("users", 100)]
             groups += [("nogroup", 65534), (LOGIN_USER, LOGIN_UID)]
-        etc = self.path / "etc"
-        etc.mkdir(exist_ok=True)
-        passwd = "".join(f"{n}:x:{i}:{i}:{n}:{home}:{sh}\n" for n, i, home, sh in users)
-        (etc / "passwd").write_text(passwd)
-        (etc / "group").write_text("".join(f"{name}:x:{gid}:\n" for name, gid in groups))
-        (etc / "shadow").write_text("".join(f"{user[0]}:*:19000::::::\n" for user in users))
-        (etc / "gshadow").write_text("".join(f"{name}:*::\n" for name, _gid in groups))
-        hosts = f"127.0.0.1 localhost {hostname}\n::1 localhost\n"
-        (etc / "hosts").write_text(hosts)
-        for name in ("passwd", "group", "hosts"):
-            (etc / name).chmod(0o644)
-        for name in ("shadow", "gshadow"):
-            (etc / name).chmod(0o600)
-            self._give(etc / name)
-        (etc / "hostname").write_text(f"{hostname}\n")
-        (etc / "hostname").chmod(0o644)
+        return {
+            "passwd": "".join(f"{n}:x:{i}:{i}:{n}:{home}:{sh}\n" for n, i, home, sh in users),
+            "group": "".join(f"{name}:x:{gid}:\n" for name, gid in groups),
+            "shadow": "".join(f"{user[0]}:*:19000::::::\n" for user in users),
+            "gshadow": "".join(f"{name}:*::\n" for name, _gid in groups),
+            "subuid": "",
+            "subgid": "",
+        }
 
-    def _copy_resolver(self) -> None:
+    def _copy_resolver(self, top: Directory) -> None:
         """Keep names resolvable where /etc/resolv.conf is a link into a folder that is ours."""
         real = Path("/etc/resolv.conf").resolve()
         if str(real).startswith(_HIDDEN_CONFIGURATION) and real.is_file():
-            copy = self.path / str(real).removeprefix("/")
-            if copy.is_relative_to(self.path / "run"):
-                self._make(str(copy.parent.relative_to(self.path)), 0o755)
-                shutil.copyfile(real, copy)
-                copy.chmod(0o644)
+            below = str(real.parent).removeprefix("/")
+            if below.split("/")[0] == "run":
+                with top.make(below, 0o755, self.owner) as folder:
+                    folder.write(real.name, real.read_bytes(), 0o644, self.owner)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all in it, following no link; folders without permission too.
-
-    Nothing may be changing it meanwhile.
-    """
-    if not path.is_symlink() and not path.exists():
-        return
-    try:
-        shutil.rmtree(path)
-    except PermissionError:
-        _permit(path)
-        shutil.rmtree(path)
-
-
-def _permit(path: Path) -> None:
-    """Let the owner enter and change a folder and those below it."""
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        folder.chmod(0o700)
-        with os.scandir(folder) as entries:
-            folders += [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+def _machine_etc() -> list[tuple[str, str]]:
+    """Return the links that show the machine's configuration in an instance's own /etc."""
+    with os.scandir("/etc") as entries:
+        kept = [entry for entry in entries if entry.name not in _OWN_ETC]
+    return [
+        (one.name, str(Path(one).readlink()) if one.is_symlink() else f"{MACHINE_ETC}/{one.name}")
+        for one in kept
+    ]

@@ -23,15 +23,14 @@ from typing import Protocol
 
 from poormanray.local import inside, standins
 from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
-from poormanray.local.folder import NOTICE, InstanceFolder, Owner, remove_tree
+from poormanray.local.folder import NOTICE, Directory, InstanceFolder, Owner
 from poormanray.local.namespaces import (
     STANDINS_AT,
     Nested,
     make_plan,
-    network_plan,
     owner_behind_root,
 )
-from poormanray.local.network import PATH, Way, chosen_ways, trial_of_network
+from poormanray.local.network import PATH, RESOLVER, Way, chosen_ways, trial_of_network
 from poormanray.local.processes import Supervised, sweep
 
 __all__ = ["Ended", "Execution", "Host"]
@@ -93,15 +92,18 @@ class Host:
         Raises:
             OSError: PMR_LOCAL_ISOLATION asks for what this machine does not allow.
         """
-        self._folder = folder.resolve()
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not the folder itself: plain processes could have put a link in its place.
+        self._folder = folder.parent.resolve() / folder.name
         self._hidden = [self._folder, *hidden]
         self._time_scale = time_scale
         self._instances: dict[str, _Instance] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._tell_shutdown: Callable[[str, str], None] = lambda _instance, _kind: None
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._standins = self._folder / ".standins"
+        with Directory.at(self._folder.parent) as above:
+            self._instances_folder = above.make(self._folder.name, 0o700)
+        self._standins = self._folder / standins.FOLDER
         _raise_descriptor_limit()
         self._watcher = Watcher()
         self._port = port
@@ -111,7 +113,7 @@ class Host:
         self.isolation = "namespaces"
         self.isolation_reason = ""
         self._owner = owner_behind_root()
-        standins.install(self._standins, one_user=self._owner.count == 1)
+        self._install_standins(own_users=True)
         self._sweep()
         self._choose()
 
@@ -266,24 +268,26 @@ class Host:
         for instance_id in instances:
             self.power_off(instance_id)
         self._watcher.close()
+        self._instances_folder.close()
 
     def _known(self, instance_id: str, facts: Mapping[str, str]) -> _Instance:
         with self._lock:
             if instance_id not in self._instances:
                 path = self._folder / instance_id
-                folder = InstanceFolder(path, instance_id, self._owner)
+                nested = self.isolation == "namespaces"
+                folder = InstanceFolder(self._instances_folder, path, self._owner, own_etc=nested)
                 self._instances[instance_id] = _Instance(folder, facts)
             return self._instances[instance_id]
 
     def _boot(self, instance: _Instance) -> None:
         folder = instance.folder
-        folder.create(_hostname(folder.instance_id), open_root=True)
-        control = folder.prepare_boot()
-        if instance.notice:
-            folder.write_notice(instance.notice)
+        folder.create(_hostname(folder.instance_id))
         # Open both ways: it never reports an end, and a writer inside never blocks.
-        instance.control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        resolver = "" if self.network is Way.MACHINE else RESOLVER
+        instance.control = folder.prepare_boot(resolver)
         try:
+            if instance.notice:
+                folder.write_notice(instance.notice)
             instance.machine = self._make_machine(instance)
         except OSError:
             os.close(instance.control)
@@ -299,7 +303,8 @@ class Host:
             return supervised
         nested = Nested(folder, self.network)
         plan = make_plan(folder, self._standins, self._hidden, _hostname(folder.instance_id))
-        nested.boot({**plan, **network_plan(self.network, self._port)})
+        network = {"own_network": self.network is not Way.MACHINE, "port": self._port}
+        nested.boot({**plan, **network})
         if nested.listening is not None:
             self._serve(instance, nested.listening)
         return nested
@@ -354,7 +359,12 @@ class Host:
         self.isolation, self.network = "processes", Way.MACHINE
         self.isolation_reason = self.isolation_reason or f"{CHOICE}=processes"
         self._owner = Owner(os.geteuid(), os.getegid(), 1)
-        standins.install(self._standins, one_user=False)
+        self._install_standins(own_users=False)
+
+    def _install_standins(self, *, own_users: bool) -> None:
+        one_user = own_users and self._owner.count == 1
+        with self._instances_folder.make(standins.FOLDER) as folder:
+            standins.install(folder, one_user=one_user, own_users=own_users)
 
     def _try_out(self) -> None:
         trial = f"i-{uuid.uuid4().hex[:17]}"
@@ -379,9 +389,9 @@ class Host:
     def _sweep(self) -> None:
         """Remove what a host that was killed has left; its namespaces ended with it."""
         sweep(self._folder)
-        for path in self._folder.iterdir():
-            if path.name.startswith("i-"):
-                remove_tree(path)
+        for name in self._instances_folder.names():
+            if name.startswith("i-"):
+                self._instances_folder.remove(name)
 
 
 def _launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import shutil
@@ -10,17 +11,25 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from poormanray.local.executions import Errand
-from poormanray.local.folder import InstanceFolder, Owner, remove_tree
+from poormanray.local.folder import BOOT_ID, JOBS, MACHINE_ETC, Directory, InstanceFolder, Owner
 from poormanray.local.inside import in_namespace_of
-from poormanray.local.nest import KEPT_CAPABILITIES
-from poormanray.local.network import PATH, RESOLVER, Uplink, Way
+from poormanray.local.nest import KEPT_CAPABILITIES, OWN_TOP
+from poormanray.local.network import PATH, Uplink, Way
 from poormanray.local.standins import NAMES, REPLACED
 
+LOG = logging.getLogger(__name__)
+
 BOOT_TIMEOUT_S = 60.0
+# For programs that the host runs inside, where they can be kept from ending.
+INSIDE_TIMEOUT_S = 120.0
+SAID_BYTES = 4096
+# More than a disk that was limited can hold: see ROOMY in fill.py.
+DISK_BYTES_MAX = 3 << 30
 ID_RANGE = 65_536
 # 0x70000000: below 2^31, above what distributions and container runtimes hand out.
 FIRST_ID = 1_879_048_192
@@ -76,7 +85,8 @@ class Nested:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._first = -1
         self._first_fd = -1
-        self._disk = -1  # /var/lib/pmr where it is in memory: what holds it beyond the end
+        self._life: socket.socket | None = None  # the instance ends when it closes
+        self._disk: _LimitedDisk | None = None
 
     def boot(self, plan: dict[str, object]) -> None:
         """Start the instance's first process.
@@ -85,11 +95,13 @@ class Nested:
             OSError: the kernel or the machine's set-up does not allow a part of the construction.
         """
         program = Path(__file__).with_name("nest.py")
+        # No pipe: root inside could open that for writing and keep it from ever closing.
+        self._life, life = socket.socketpair()
         ours, theirs = socket.socketpair()
-        with theirs:
+        with life, theirs:
             keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(program), json.dumps(plan)],
-                stdin=subprocess.PIPE,
+                stdin=life.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
                 env={},
@@ -153,29 +165,20 @@ class Nested:
             raise OSError(f"{self._folder.instance_id} is not running")
         python = str(Path(sys.base_prefix, "bin", "python3").resolve())
         source = Path(__file__).with_name("fill.py").read_text()
-        enter = [*self._enter(), python, "-I", "-S", "-c", source, str(free)]
-        ended = subprocess.run(enter, capture_output=True, env={}, cwd="/", check=False)
-        if ended.returncode != 0:
-            raise OSError(ended.stderr.decode(errors="replace").strip().rpartition("\n")[2])
-        if self._disk < 0:
-            at = f"/proc/{self._first}/root/var/lib/pmr"
-            self._disk = os.open(at, os.O_RDONLY | os.O_DIRECTORY)
-
-    def _save_disk(self) -> None:
-        """Bring what lay in memory back to the folder. Nothing of the instance may be running."""
-        kept = self._folder.path / "var" / "lib" / "pmr"
-        for path in kept.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                remove_tree(path)
-            else:
-                path.unlink()
-        subprocess.run(
-            [tool("cp"), "-a", f"/proc/self/fd/{self._disk}/.", str(kept)],
-            pass_fds=[self._disk],
-            check=True,
-        )
-        os.close(self._disk)
-        self._disk = -1
+        if self._disk is not None:
+            _run_bounded([*self._enter(), python, "-I", "-S", "-c", source, str(free)])
+            return
+        # Opened before: whatever is done inside meanwhile, it is what the limited disk covers.
+        kept = self._folder.part(JOBS)
+        try:
+            _run_bounded([*self._enter(), python, "-I", "-S", "-c", source, str(free)])
+            with Directory.at(Path(f"/proc/{self._first}/root")) as inside:
+                memory = inside.enter(JOBS)
+            users = os.open(f"/proc/{self._keeper.pid}/ns/user", os.O_RDONLY)
+            self._disk = _LimitedDisk(kept, memory, users)
+        except OSError:
+            kept.close()
+            raise
 
     def _enter(self) -> list[str]:
         """Return the words that run a program inside, as root with all rights of the inside."""
@@ -203,16 +206,63 @@ class Nested:
             signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
             _readable(self._first_fd, None)
             os.close(self._first_fd)
-        if keeper.stdin is not None:
-            keeper.stdin.close()
+        if self._life is not None:
+            self._life.close()
         keeper.kill()
         keeper.wait()
         if self._uplink is not None:
             self._uplink.end()
         if self.listening is not None:
             self.listening.close()
-        if self._disk >= 0:
-            self._save_disk()
+        disk, self._disk = self._disk, None
+        if disk is not None:
+            self._save(disk)
+
+    def _save(self, disk: _LimitedDisk) -> None:
+        try:
+            disk.save(preserve=self._folder.owner.count == 1)
+        except OSError:
+            # The instance must still end: what cannot be saved is lost with its disk.
+            LOG.exception("%s: the disk with a limit is not saved", self._folder.instance_id)
+        finally:
+            disk.close()
+
+
+class _LimitedDisk:
+    """An instance's /var/lib/pmr that lies in memory, held beyond the instance's end."""
+
+    def __init__(self, kept: Directory, memory: Directory, users: int) -> None:
+        """`kept` is the folder that it covers; `users` the user namespace of the instance."""
+        self._kept = kept
+        self._memory = memory
+        self._users = users
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._kept.close()
+        self._memory.close()
+        os.close(self._users)
+
+    def save(self, *, preserve: bool) -> None:
+        """Bring what lies in memory back to the folder. Nothing of the instance may be running.
+
+        The instance's root could have put any folder that it sees in the place of the one in
+        memory: so it is copied with the rights of that root alone, and only as much as fits.
+
+        Raises:
+            OSError: it is not in memory, or it cannot be copied.
+        """
+        kept, memory = self._kept.fileno(), self._memory.fileno()
+        size = os.fstatvfs(memory)
+        if os.fstat(kept).st_dev == os.fstat(memory).st_dev:
+            raise OSError("it is no disk of its own any more")
+        if (size.f_blocks - size.f_bfree) * size.f_frsize > DISK_BYTES_MAX:
+            raise OSError("it holds more than a limited disk can")
+        self._kept.empty()
+        as_root_inside = [tool("nsenter"), f"--user=/proc/self/fd/{self._users}"]
+        as_root_inside += ["--preserve-credentials"] if preserve else []
+        copy = [tool("cp"), "-a", f"/proc/self/fd/{memory}/.", f"/proc/self/fd/{kept}"]
+        _run_bounded([*as_root_inside, *copy], descriptors=(self._users, memory, kept))
 
 
 class Entered:
@@ -244,6 +294,42 @@ class Entered:
         os.close(self._ended)
 
 
+def _run_bounded(words: list[str], descriptors: tuple[int, ...] = ()) -> None:
+    """Run a program that something inside may keep from ending, or have say anything.
+
+    Raises:
+        OSError: it did not succeed in time; the message is the last line that it wrote.
+    """
+    program = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={},
+        cwd="/",
+        pass_fds=descriptors,
+    )
+    assert program.stderr is not None  # noqa: S101 (it was opened as a pipe)
+    said = b""
+    deadline_s = time.monotonic() + INSIDE_TIMEOUT_S
+    with program.stderr as report:
+        while len(said) < SAID_BYTES and _readable(
+            report.fileno(), max(0.0, deadline_s - time.monotonic())
+        ):
+            data = os.read(report.fileno(), SAID_BYTES)
+            said += data
+            if not data:
+                break
+    try:
+        code = program.wait(max(0.0, deadline_s - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        program.kill()
+        code = program.wait()
+    if code != 0:
+        text = said[:SAID_BYTES].decode(errors="replace").strip()
+        raise OSError(text.rpartition("\n")[2] or f"{words[0]} ended with {code}")
+
+
 def _readable(descriptor: int, timeout_s: float | None = BOOT_TIMEOUT_S) -> bool:
     """Wait until there is something to read."""
     # Not `select`, which ends at descriptor 1023: that is some 200 instances.
@@ -267,22 +353,13 @@ def tool(name: str) -> str:
     return found
 
 
-def network_plan(way: Way, port: int) -> dict[str, object]:
-    """Return what `nest.py` needs to make a network; `port` is the daemon's, 0 for any."""
-    return {"port": port, "resolver": "" if way is Way.MACHINE else RESOLVER}
-
-
 def make_plan(
     folder: InstanceFolder, standins: Path, hidden: Iterable[Path], hostname: str
 ) -> dict[str, object]:
     """Return what `nest.py` needs to know, but for the network."""
     shown = str(Path(sys.base_prefix).resolve())
     to_layer = layers(hidden_places(hidden, os.environ), shown)
-    etc = ("passwd", "group", "shadow", "gshadow", "hostname", "hosts")
-    sources = {name: str(folder.path / name) for name in ("var", "root", "home", "tmp", "run")}
-    sources |= {f"etc/{name}": str(folder.path / "etc" / name) for name in etc}
-    sources |= {"standins": str(standins), "standin": str(standins / "shutdown")}
-    sources |= {"boot_id": str(folder.path / "boot_id")}
+    sources = {"standins": str(standins), "standin": str(standins / "shutdown")}
     if shown in to_layer:
         sources[shown] = shown
     return {
@@ -291,8 +368,10 @@ def make_plan(
         "uid_count": folder.owner.count,
         "gid_count": folder.owner.count,
         "hostname": hostname,
+        "folder": str(folder.path),
+        "own": [*OWN_TOP, BOOT_ID],
         "sources": sources,
-        "etc": etc,
+        "machine_etc": MACHINE_ETC,
         "layers": to_layer,
         "standins": STANDINS_AT if _is_plain_folder(STANDINS_AT) else "/standins",
         "replaced": sorted({str(Path(path).resolve()) for path in REPLACED if _replaceable(path)}),

@@ -60,12 +60,11 @@ KEPT_CAPABILITIES = {
 # What holds the metadata services of EC2 and of containers there; others use 169.254.169.254 too.
 # There is no way out by IPv6 at all.
 METADATA = ("169.254.0.0", "255.255.0.0")
-RESOLVER_FILE = "/etc/resolv.conf"
 
 # Where the new root grows. What the machine has there is not shown inside anyway.
 NEW_ROOT = "/tmp"  # noqa: S108 (a place to mount on, in a mount namespace of our own)
 
-OWN_TOP = ("var", "root", "home", "tmp", "run")
+OWN_TOP = ("etc", "var", "root", "home", "tmp", "run")
 SPECIAL_TOP = (*OWN_TOP, "dev", "proc", "lost+found")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -192,11 +191,15 @@ def _enter_user_namespace(plan: dict[str, Any]) -> None:
 
 def _open_sources(plan: dict[str, Any]) -> dict[str, str]:
     """Open what belongs to the instance while still allowed to look into the state folder."""
-    opened = {}
+    found = {}
     for name, path in plan["sources"].items():
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        opened[name] = f"/proc/self/fd/{descriptor}"
-    return opened
+        found[name] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    folder = os.open(plan["folder"], os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
+    for name in plan["own"]:
+        flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags |= os.O_DIRECTORY if name in OWN_TOP else 0
+        found[name] = os.open(name, flags, dir_fd=folder)
+    return {name: f"/proc/self/fd/{descriptor}" for name, descriptor in found.items()}
 
 
 def _become_root_inside() -> None:
@@ -229,39 +232,21 @@ def _address(text: str) -> bytes:
     return struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(text))
 
 
-def _show_resolver(plan: dict[str, Any]) -> None:
-    """Have names resolved by the way out: the machine's resolver may be on its loopback."""
-    place = NEW_ROOT + RESOLVER_FILE
-    if os.path.islink(place):
-        place = NEW_ROOT + os.path.join("/etc", os.readlink(place))
-    if not plan["resolver"] or os.path.islink(place) or not os.path.isfile(place):
-        return
-    ours = f"{NEW_ROOT}/resolver"
-    with open(ours, "w") as writing:
-        writing.write(f"nameserver {plan['resolver']}\n")
-    _bind(ours, place)
-    os.unlink(ours)
-
-
 def _build(plan: dict[str, Any], opened: dict[str, str]) -> None:
     _mount("none", "/", flags=MS_REC | MS_PRIVATE)
     _mount("root", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-    _show_machine()
+    _show_machine(plan["machine_etc"])
     _make_devices(plan)
     for name in OWN_TOP:
         os.mkdir(f"{NEW_ROOT}/{name}")
         _bind(opened[name], f"{NEW_ROOT}/{name}", writable=True)
-    for path in plan["layers"]:
-        _layer(path, opened.get(path))
-    for path in plan["layers"]:
+    layers = {_shown_at(path, plan["machine_etc"]): opened.get(path) for path in plan["layers"]}
+    for path, source in layers.items():
+        _layer(path, source)
+    for path in layers:
         # Not before: places to show other layers at had to be made in there.
         if os.path.ismount(NEW_ROOT + path):
             _make_read_only(NEW_ROOT + path)
-    for name in plan["etc"]:
-        place = f"{NEW_ROOT}/etc/{name}"
-        if os.path.lexists(place) and not os.path.islink(place):
-            _bind(opened[f"etc/{name}"], f"{NEW_ROOT}/etc/{name}")
-    _show_resolver(plan)
     if not os.path.isdir(NEW_ROOT + plan["standins"]):
         os.mkdir(NEW_ROOT + plan["standins"])
     _bind(opened["standins"], NEW_ROOT + plan["standins"])
@@ -270,11 +255,18 @@ def _build(plan: dict[str, Any], opened: dict[str, str]) -> None:
     _make_proc(opened["boot_id"])
 
 
-def _show_machine() -> None:
+def _shown_at(path: str, machine_etc: str) -> str:
+    """Return where an instance has a path of the machine's."""
+    return machine_etc + path.removeprefix("/etc") if path.startswith("/etc/") else path
+
+
+def _show_machine(machine_etc: str) -> None:
     """Bind every folder of the machine's root read-only, except those an instance has itself."""
     for entry in os.scandir("/"):
         target = f"{NEW_ROOT}/{entry.name}"
-        if entry.name in SPECIAL_TOP or f"/{entry.name}" == NEW_ROOT:
+        if entry.name == "etc":
+            target = NEW_ROOT + machine_etc
+        elif entry.name in SPECIAL_TOP or f"/{entry.name}" == NEW_ROOT:
             continue
         if entry.is_symlink():
             os.symlink(os.readlink(entry.path), target)
@@ -300,7 +292,7 @@ def _layer(path: str, source: str | None) -> None:
     target = NEW_ROOT + path
     try:
         if source is not None:
-            os.makedirs(target, exist_ok=True)
+            _make_way(path)
             _bind(source, target)
         elif os.path.lexists(target):
             _cover(target)
@@ -308,6 +300,28 @@ def _layer(path: str, source: str | None) -> None:
         # A place that root inside cannot even reach needs no hiding.
         if source is not None or error.errno != errno.EACCES:
             raise
+
+
+def _make_way(path: str) -> None:
+    """Make the folders of a path below the new root, without following a link.
+
+    Some are the instance's own, where its root may have left anything: what is no folder goes.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at = os.open(NEW_ROOT, flags)
+    for name in path.strip("/").split("/"):
+        above = at
+        try:
+            at = os.open(name, flags, dir_fd=above)
+        except FileNotFoundError:
+            os.mkdir(name, dir_fd=above)
+            at = os.open(name, flags, dir_fd=above)
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=above)
+            os.mkdir(name, dir_fd=above)
+            at = os.open(name, flags, dir_fd=above)
+        os.close(above)
+    os.close(at)
 
 
 def _make_devices(plan: dict[str, Any]) -> None:
@@ -385,7 +399,7 @@ def _wait_for_end(*, reap: bool) -> NoReturn:
 def _be_first_process(plan: dict[str, Any]) -> NoReturn:
     try:
         _check(libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC), "unshare mounts")
-        if plan["resolver"]:
+        if plan["own_network"]:
             _make_network(plan["port"])
         opened = _open_sources(plan)
         _become_root_inside()

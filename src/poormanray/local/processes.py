@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from poormanray.local.executions import Errand
-from poormanray.local.folder import CONTROL, NOTICE, InstanceFolder
+from poormanray.local.folder import CONTROL, NOTICE, Directory, InstanceFolder
 from poormanray.local.inside import with_variable
 from poormanray.local.namespaces import ENTER
 from poormanray.local.network import PATH
@@ -71,9 +70,18 @@ class Supervised:
         if len(str(self._screens)) > LONGEST_SCREEN_FOLDER:
             name = hashlib.sha256(str(self._screens).encode()).hexdigest()[:12]
             self._screens = Path(tempfile.gettempdir(), f"pmr-{os.getuid()}-{name}")
-            shutil.rmtree(self._screens, ignore_errors=True)
-            self._screens.mkdir(mode=0o700)
-        self._screens.chmod(0o700)
+            # Anybody may make a folder of this name there: then there is no instance.
+            self._remove_screens()
+            with Directory.at(self._screens.parent) as temporary:
+                temporary.make_new(self._screens.name, 0o700).close()
+        else:
+            with self._folder.part("run") as run:
+                run.make("screen", 0o700).close()
+
+    def _remove_screens(self) -> None:
+        if self._screens.parent != self._folder.path / "run":
+            with Directory.at(self._screens.parent) as temporary:
+                temporary.remove(self._screens.name)
 
     def launch(self, errand: Errand, outputs: tuple[int, int]) -> Started:
         """Start a script with the user's own rights."""
@@ -123,8 +131,7 @@ class Supervised:
             self._supervisor.kill()
             self._supervisor.wait()
         sweep(self._folder.path)
-        if self._screens.parent != self._folder.path / "run":
-            shutil.rmtree(self._screens, ignore_errors=True)
+        self._remove_screens()
 
     def _send(self, request: Mapping[str, object], descriptors: list[int]) -> None:
         line = json.dumps(request).encode() + b"\n"

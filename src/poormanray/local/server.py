@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import threading
@@ -22,6 +21,7 @@ from poormanray.local.cloud_launch import Launches
 from poormanray.local.cloud_moto import ACCOUNT, Moto
 from poormanray.local.faults import Faults
 from poormanray.local.fleet import InstanceFleet
+from poormanray.local.folder import Directory
 from poormanray.local.front import Front, Services, StartResponse
 from poormanray.local.host import Host
 from poormanray.local.http_server import Server
@@ -38,6 +38,7 @@ LOG = logging.getLogger(__name__)
 
 REGION = "us-east-1"
 CONTACT = "cloud.json"
+INSTANCES = "instances"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Cloud:
 
     def _new_host(self) -> Host:
         return Host(
-            self._folder / "instances",
+            self._folder / INSTANCES,
             time_scale=self._settings.time_scale,
             hidden=[self._folder],
             port=self._port,
@@ -240,15 +241,13 @@ class Cloud:
 
 def sweep(folder: Path) -> None:
     """Remove the instances' folders; nothing of a cloud outlives it."""
-    shutil.rmtree(folder / "instances", ignore_errors=True)
+    try:
+        with Directory.at(folder) as state:
+            state.remove(INSTANCES)
+    except OSError:
+        LOG.exception("what instances left in %s cannot be removed", folder)
 
 
-def write_contact(folder: Path, contact: Contact) -> None:
+def write_contact(state: Directory, contact: Contact) -> None:
     """Write `cloud.json` whole, readable by its owner only."""
-    fresh = folder / f".{CONTACT}.{os.getpid()}"
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        json.dump(asdict(contact), file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / CONTACT)
+    state.write(CONTACT, json.dumps(asdict(contact)).encode(), 0o600)

@@ -6,13 +6,20 @@ import os
 import sys
 from pathlib import Path
 
+from poormanray.local.folder import Directory
+
+FOLDER = ".standins"
+# Instances that have users of their own change them with the machine's programs.
+USER_NAMES = (
+    *("useradd", "usermod", "userdel", "groupadd", "groupdel", "adduser", "deluser", "addgroup"),
+    *("passwd", "chpasswd"),
+)
 NAMES = (
     *("shutdown", "poweroff", "reboot", "halt", "sudo", "systemctl", "systemd-run"),
     *("dnf", "yum", "apt-get", "apt", "dpkg", "rpm", "zypper", "apk", "pacman", "snap"),
     *("mount", "umount", "swapon", "swapoff", "insmod", "rmmod", "modprobe", "losetup"),
     *("mkfs", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mkfs.vfat", "fdisk", "parted", "sfdisk"),
-    *("iptables", "ip6tables", "nft", "useradd", "usermod", "userdel", "groupadd", "groupdel"),
-    *("adduser", "deluser", "addgroup", "passwd", "chpasswd", "visudo", "crontab", "hostnamectl"),
+    *("iptables", "ip6tables", "nft", "visudo", "crontab", "hostnamectl"),
 )
 
 # Called by their full path too, by the agent for one (agent-facts §5, exit code 194).
@@ -23,30 +30,27 @@ REPLACED = tuple(
 )
 
 
-def install(folder: Path, *, one_user: bool) -> None:
-    """Fill a folder with the stand-ins; `one_user`: instances have no user but root."""
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    folder.chmod(0o755)
-    _write(folder / NAMES[0], "standin.sh")
+def install(folder: Directory, *, one_user: bool, own_users: bool) -> None:
+    """Fill a folder with the stand-ins.
+
+    `one_user`: instances have no user but root; `own_users`: their users are not the machine's.
+    """
+    # Each is replaced whole: an instance may be using the old one.
+    folder.write(NAMES[0], _content("standin.sh"), 0o755)
     for name in NAMES[1:]:
-        _link(folder / name, NAMES[0])
+        folder.link(name, NAMES[0])
+    for name in USER_NAMES:
+        if own_users:
+            folder.remove(name)
+        else:
+            folder.link(name, NAMES[0])
     if one_user:
-        _write(folder / "screen", "screen.sh")
+        folder.write("screen", _content("screen.sh"), 0o755)
     else:
-        (folder / "screen").unlink(missing_ok=True)
+        folder.remove("screen")
     if not os.access("/usr/bin/python3", os.X_OK):
-        _link(folder / "python3", f"{sys.base_prefix}/bin/python3")
+        folder.link("python3", f"{sys.base_prefix}/bin/python3")
 
 
-def _write(path: Path, name: str) -> None:
-    # Written aside and renamed: an instance may be using the old one.
-    fresh = path.with_name(f".{path.name}")
-    fresh.write_bytes(Path(__file__).with_name(name).read_bytes())
-    fresh.chmod(0o755)
-    fresh.replace(path)
-
-
-def _link(path: Path, target: str) -> None:
-    fresh = path.with_name(f".{path.name}")
-    fresh.symlink_to(target)
-    fresh.replace(path)
+def _content(name: str) -> bytes:
+    return Path(__file__).with_name(name).read_bytes()

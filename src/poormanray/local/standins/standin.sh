@@ -19,6 +19,10 @@ tell() {
         echo "$name: the instance is not up" >&2
         exit 1
     fi
+    if [ ! -w "$control" ]; then
+        echo "$name: only root of the instance can do that" >&2
+        exit 1
+    fi
     echo "$1 $2" >"$control"
     exit
 }
