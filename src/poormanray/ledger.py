@@ -117,6 +117,15 @@ REASONS = {
     "instance": "the instance is gone",
     "mirrored": "another instance remembers it; its log is gone with its own",
 }
+_NO_USER = "no-user:"
+
+
+def reason_text(reason: str) -> str:
+    """Return the reason of a task's end in words."""
+    if reason.startswith(_NO_USER):
+        name = reason.removeprefix(_NO_USER)
+        return f"the instance has no user {name} any more (see -u)"
+    return REASONS.get(reason, reason)
 
 
 @dataclass(slots=True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import json
+import math
 import os
+import pwd
+import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +30,7 @@ _EXTRA = ("moto", "flask", "flask_cors", "waitress", "psutil")
 _START_S = 60.0
 _END_S = 20.0
 _CONNECT_S = 2.0
+_LOOPBACK = "http://127.0.0.1:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +63,86 @@ class Daemon:
         return self.folder / "cloud.log"
 
     def contact(self) -> Contact | None:
-        """Return how to reach the daemon; None when it does not run or is not ready."""
+        """Return how to reach the daemon; None when it does not run or is not ready.
+
+        Raises:
+            UsageProblem: the folder or what is in it is not the user's alone.
+            NotReached: `cloud.json` is damaged.
+        """
+        self._need_private()
         if not self._held():
             return None
         try:
-            said = json.loads((self.folder / "cloud.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            text = self._own_text("cloud.json")
+        except FileNotFoundError:
             return None
-        endpoint = Endpoint(
-            said["url"], said["access_key"], said["secret_key"], float(said["time_scale"])
-        )
-        found = Contact(
-            said["pid"],
-            endpoint,
-            said["region"],
-            said["isolation"],
-            said["isolation_reason"],
-            said["network"],
-            said["network_reason"],
-        )
+        try:
+            found = _contact(json.loads(text))
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise NotReached(
+                f"{self.folder / 'cloud.json'} is damaged: {_damage(error)}",
+                "pmr local down, then pmr local up",
+            ) from error
         return found if _answers(found.address) else None
+
+    def _need_private(self) -> None:
+        """Raise UsageProblem where others than the user may change the folder, or look into it."""
+        try:
+            facts = self.folder.stat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unusable(error) from error
+        if facts.st_uid != os.geteuid():
+            raise UsageProblem(
+                f"{self.folder} belongs to another user ({_user_name(facts.st_uid)})",
+                "set PMR_LOCAL_DIR to a folder of your own",
+            )
+        if not stat.S_ISDIR(facts.st_mode):
+            raise self._unusable(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+        if facts.st_mode & 0o077 and not self._empty():
+            mode = stat.S_IMODE(facts.st_mode)
+            raise UsageProblem(
+                f"others can look into {self.folder} (mode {mode:04o}), which must be yours alone",
+                f"chmod 700 {shlex.quote(str(self.folder))}, or set PMR_LOCAL_DIR to a new folder",
+            )
+
+    def _empty(self) -> bool:
+        try:
+            return not any(self.folder.iterdir())
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _own_text(self, name: str) -> str:
+        """Return a file of the folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UsageProblem: it is not a file of the user alone.
+        """
+        path = self.folder / name
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._not_own(path, error.strerror or "") from error
+        with os.fdopen(handle, "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise self._not_own(path, "it is not a file")
+            if facts.st_uid != os.geteuid():
+                raise self._not_own(path, f"it belongs to {_user_name(facts.st_uid)}")
+            if facts.st_mode & 0o077:
+                mode = stat.S_IMODE(facts.st_mode)
+                raise self._not_own(path, f"others can read or change it (mode {mode:04o})")
+            return file.read().decode(errors="replace")
+
+    def _not_own(self, path: Path, why: str) -> UsageProblem:
+        return UsageProblem(
+            f"{path} cannot be trusted: {why}",
+            "pmr local down, then pmr local up; or set PMR_LOCAL_DIR to a folder of your own",
+        )
 
     def start(self, *, port: int = 0, words: Sequence[str] = ()) -> tuple[Contact, bool]:
         """Return the contact of the running daemon, and whether it had to be started.
@@ -121,7 +187,7 @@ class Daemon:
             if not self._held():
                 break
             with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int((self.folder / "running.lock").read_text()), number)
+                os.kill(int(self._own_text("running.lock")), number)
             with contextlib.suppress(TimeoutError):
                 poll(
                     lambda: not self._held(),
@@ -179,7 +245,7 @@ class Daemon:
     def _held(self) -> bool:
         """Say whether a daemon lives: it holds a lock that only the kernel can take from it."""
         try:
-            handle = os.open(self.folder / "running.lock", os.O_RDWR)
+            handle = os.open(self.folder / "running.lock", os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -202,9 +268,12 @@ class Daemon:
     def _alone(self) -> Iterator[None]:
         """Hold off others who would start or end the daemon at the same time."""
         try:
+            self._need_private()
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Empty, or the user's alone already.
             self.folder.chmod(0o700)
-            handle = os.open(self.folder / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            handle = os.open(self.folder / "start.lock", flags, 0o600)
         except OSError as error:
             raise self._unusable(error) from error
         try:
@@ -244,6 +313,42 @@ def running() -> Contact:
     if contact is None:
         raise NotReached("the local cloud is not running", "pmr local up")
     return contact
+
+
+def _contact(said: dict[str, Any]) -> Contact:
+    """Return what a document says.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError: it is not one that a daemon writes.
+    """
+    words = ("url", "access_key", "secret_key", "region", "isolation", "isolation_reason")
+    words += ("network", "network_reason")
+    texts = {name: said[name] for name in words}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise TypeError("a word in it is no text")
+    if not (texts["url"].startswith(_LOOPBACK) and texts["url"][len(_LOOPBACK) :].isdecimal()):
+        raise ValueError("its URL is not one of this machine")
+    scale = float(said["time_scale"])
+    if not 0 < scale < math.inf:
+        raise ValueError("its time scale is not one")
+    endpoint = Endpoint(texts["url"], texts["access_key"], texts["secret_key"], scale)
+    rest = {name: texts[name] for name in words[3:]}
+    return Contact(pid=int(said["pid"]), endpoint=endpoint, **rest)
+
+
+def _damage(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    if isinstance(error, json.JSONDecodeError):
+        return "it is not JSON"
+    return str(error)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _environment() -> dict[str, str]:

@@ -27,7 +27,7 @@ from poormanray.jobs.track import (
     Track,
     Unresponsive,
 )
-from poormanray.ledger import REASONS, TaskState, TaskStatus, ended_counts
+from poormanray.ledger import TaskState, TaskStatus, ended_counts, reason_text
 from poormanray.model import readable_s
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def ending(status: TaskStatus) -> str:
     if status.state is TaskState.FAILED:
         signal = f" (signal {status.signal})" if status.signal else ""
         return f"failed with exit code {status.exit_code}{signal}"
-    return f"{status.state.value}: {REASONS.get(status.reason, status.reason)}".rstrip(": ")
+    return f"{status.state.value}: {reason_text(status.reason)}".rstrip(": ")
 
 
 def _output_event(text: LogText) -> dict[str, object]:

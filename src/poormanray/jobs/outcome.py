@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from poormanray.errors import ExitCode
 from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Track
-from poormanray.ledger import REASONS, TaskState, TaskStatus
+from poormanray.ledger import TaskState, TaskStatus, reason_text
 from poormanray.manifest import Host, Manifest
 from poormanray.model import NO_INDEX
 
@@ -79,7 +79,7 @@ def _of_instance(
         status = track.log.status(task)
         if status is None:
             continue
-        why = REASONS.get(status.reason, status.reason)
+        why = reason_text(status.reason)
         if track.suspended and status.state is TaskState.PENDING:
             why = f"suspended: {track.problem}"
         elif track.silent and not status.state.ended:

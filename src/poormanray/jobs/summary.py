@@ -15,9 +15,9 @@ from poormanray.jobs.track import REFUSALS
 from poormanray.ledger import (
     HIGHEST_CODE,
     LONGEST_REASON,
-    REASONS,
     TaskState,
     TaskStatus,
+    reason_text,
 )
 from poormanray.manifest import JobSummary, sound_summary
 from poormanray.schedule import decode_ids, whole_number
@@ -294,7 +294,7 @@ def _failed(text: str, host: tuple[str, str]) -> Failed:
         reason="" if reason == "exit" else reason[:LONGEST_REASON],
         ended_at=int(at) / _MICROS,
     )
-    why = REASONS.get(status.reason, status.reason)
+    why = reason_text(status.reason)
     return Failed(status, _name(task, name), *host, why=why, last_line=_text(last))
 
 

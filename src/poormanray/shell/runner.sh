@@ -144,6 +144,7 @@ places_ahead() { # for what is queued, in its order, while the first tasks run a
 prepare() { # task.attempt; what it needs is there, or FAULT says why not
     FAULT=${USER_FAULT-}
     [[ -z $FAULT ]] || return
+    same_user || { FAULT=no-user:$USER_NAME && return 1; }
     FAULT=unstartable
     WORK=$PMR_ROOT/work/$JOB/$1
     LOG=$JOB_DIR/logs/$1
