@@ -321,8 +321,8 @@ def _contact(said: dict[str, Any]) -> Contact:
     Raises:
         ValueError, TypeError, KeyError, OverflowError: it is not one that a daemon writes.
     """
-    words = ("url", "access_key", "secret_key", "region", "isolation", "isolation_reason")
-    words += ("network", "network_reason")
+    rest = ("region", "isolation", "isolation_reason", "network", "network_reason")
+    words = ("url", "access_key", "secret_key", *rest)
     texts = {name: said[name] for name in words}
     if not all(isinstance(text, str) for text in texts.values()):
         raise TypeError("a word in it is no text")
@@ -332,8 +332,7 @@ def _contact(said: dict[str, Any]) -> Contact:
     if not 0 < scale < math.inf:
         raise ValueError("its time scale is not one")
     endpoint = Endpoint(texts["url"], texts["access_key"], texts["secret_key"], scale)
-    rest = {name: texts[name] for name in words[3:]}
-    return Contact(pid=int(said["pid"]), endpoint=endpoint, **rest)
+    return Contact(int(said["pid"]), endpoint, *(texts[name] for name in rest))
 
 
 def _damage(error: Exception) -> str:

@@ -97,6 +97,7 @@ ALLOWED = {
     "nest._show_machine os.symlink": NEW,
     "nest._wait_for_end os.open": INSIDE,
     "nest._write os.open": PROC,
+    "network.Uplink._wait Path.read_text": PROC,
     "processes.Supervised._remove_screens Directory.at": MACHINE,
     "processes.Supervised.boot Directory.at": MACHINE,
     "processes.Supervised.boot tempfile.gettempdir": MACHINE,
