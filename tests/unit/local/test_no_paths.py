@@ -150,7 +150,7 @@ def taking_a_path(call: ast.Call) -> str:
         "os": name in OF_OS and not relative,
         "os.path": name in OF_OS_PATH,
         "shutil": name in OF_SHUTIL,
-        "tempfile": True,
+        "tempfile": name != "TemporaryFile",
         "Directory": name == "at",
     }
     if module in taken:
