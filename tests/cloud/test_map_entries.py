@@ -98,13 +98,13 @@ def test_an_array_s_tasks_know_themselves_by_other_names(pmr: Pmr, cluster: str)
         "$SLURM_ARRAY_TASK_ID $SLURM_ARRAY_TASK_COUNT $SLURM_ARRAY_TASK_MIN $SLURM_ARRAY_TASK_MAX"
     )
     batch = "$AWS_BATCH_JOB_ARRAY_INDEX $AWS_BATCH_JOB_ARRAY_SIZE $AWS_BATCH_JOB_ATTEMPT"
-    say = 'printf "%s\\0%s" "$PMR_ENTRY" "ENTRY" | base64 -w 0'
+    say = 'printf "%s\\0%s" "$PMR_ENTRY" "OTHERS" | base64 -w 0'
     for compat, words, expected in (
         ("slurm", slurm, ["7", "7 3 7 19"]),
         ("batch", batch, ["13", "1 3 1"]),
         ("coiled", "$COILED_BATCH_TASK_ID", ["19", "19"]),
     ):
-        command = say.replace("ENTRY", words)
+        command = say.replace("OTHERS", words)
         told = said(pmr, cluster, "--array", "7-19:6", "--compat", compat, "-c", command)
         assert told[int(expected[0])] == expected
 

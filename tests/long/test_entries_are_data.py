@@ -20,6 +20,8 @@ from tests.unit.test_templates import (
 )
 
 BATCH, BATCHES = 40, 125
+# Each entry starts the programs that a line names.
+FEW = 10
 ALL_CHECKS = list(HealthCheck)
 
 
@@ -40,12 +42,13 @@ def test_entries_arrive_as_they_are_in_every_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "refused",
-    # Programs for one entry at a time take too long for many.
+    # What takes numbers only has a test of its own.
     [one for one in REFUSED if one.told is not None and len(one.entries) > 3],
     ids=lambda one: str(one.command),
 )
-@settings(max_examples=10, suppress_health_check=ALL_CHECKS)
-@given(entries=st.lists(ENTRIES, min_size=BATCH, max_size=BATCH))
+@pytest.mark.timeout(600)
+@settings(max_examples=5, suppress_health_check=ALL_CHECKS)
+@given(entries=st.lists(ENTRIES, min_size=FEW, max_size=FEW))
 def test_the_lines_that_refusals_name_execute_no_entry(
     refused: Refused, entries: list[str], tmp_path: Path
 ) -> None:
