@@ -497,7 +497,7 @@ def _refused_code(reader: Reader, name: str, words: Sequence[Word], word: Word) 
         line = known.line
     else:
         line = _replaced(reader, words[0].start, words[-1].end, _shell_quoted)
-    return refused(where, line)
+    return refused(f"{where} ({{{{}}}} is a literal {{}})", line)
 
 
 def _with_argument(reader: Reader, words: Sequence[Word], word: Word, *, own: bool) -> str:

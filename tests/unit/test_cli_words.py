@@ -292,3 +292,13 @@ def test_an_empty_variable_counts_as_unset(
     monkeypatch.setenv("PMR_CLUSTER", "  ")
     with pytest.raises(click.BadParameter, match="not a cluster name"):
         parse()
+
+
+@pytest.mark.parametrize("option", ["-j", "-a", "--colsep", "--joblog", "--retry-failed", "-X"])
+def test_options_of_gnu_parallel_are_answered(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = ended(["map", "-n", "c", option, "4", "echo", "{}", ":::", "a"], capsys)
+    assert code == 2
+    assert f"{option} is an option of GNU parallel" in told
+    assert "  next: " in told

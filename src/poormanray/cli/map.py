@@ -49,6 +49,26 @@ NEW_ONLY = {
     *("instance_ids", "slots", "compat", "static", "detach", "user", "timeout"),
     *("bucket", "deliver_timeout", "env", "files", "job_name", "job_id", "max_load", "memfree"),
 }
+_COLUMNS = "--each-line FILE, and let the task split $PMR_ENTRY"
+_SLOTS = "--slots N runs N tasks at a time on each instance (auto: one for each CPU)"
+_LOG = "pmr results JOB -o DIR writes joblog.tsv and all logs"
+# Options of GNU parallel, and what to type instead.
+_OF_PARALLEL = {
+    **dict.fromkeys(("-j", "--jobs", "-P", "--max-procs"), _SLOTS),
+    **dict.fromkeys(("-a", "--arg-file"), "--each-line FILE maps over the lines of a file"),
+    **dict.fromkeys(("-C", "--colsep", "--header", "--csv", "--link", "--xapply"), _COLUMNS),
+    **dict.fromkeys(
+        ("-X", "-m", "-N", "--max-args", "--xargs", "-L", "--pipe", "--pipepart"), _COLUMNS
+    ),
+    **dict.fromkeys(("--joblog", "--results"), _LOG),
+    **dict.fromkeys(("--retry-failed", "--resume-failed"), "pmr retry JOB --failed"),
+    "--load": "--max-load 150%",
+    **dict.fromkeys(
+        ("--eta", "--bar", "--progress"), "pmr status --watch shows rate and time left"
+    ),
+    **dict.fromkeys(("--tag", "--keep-order", "--group"), "pmr logs JOB shows output by task"),
+    **dict.fromkeys(("--sshlogin", "--sshloginfile"), "-n NAME names the cluster to run on"),
+}
 _SLURM_VARIABLE = re.compile(rb"\$\{?SLURM_[A-Z]")
 COMMANDLINE = ParameterSource.COMMANDLINE
 
@@ -113,7 +133,23 @@ def _slurm_array(scripts: tuple[str, ...], words: tuple[str, ...], compat: str) 
     return slurm([read_file(Path(scripts[0]))], (), lambda _line: None, compat=True).array or None
 
 
-@click.command("map", cls=Command)
+class _Map(Command):
+    """Answers options of GNU parallel with what there is instead."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words; name what to type instead of an option of GNU parallel."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            instead = _OF_PARALLEL.get(error.option_name)
+            if instead is None:
+                raise
+            raise UsageProblem(
+                f"{error.option_name} is an option of GNU parallel, not of pmr map", instead
+            ) from error
+
+
+@click.command("map", cls=_Map)
 @cluster_option
 @instance_option
 @click.option("-c", "--command", help="Command line for each entry; `{}` is the entry.")
