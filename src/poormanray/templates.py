@@ -414,7 +414,8 @@ class _Options:
 def _is_option(word: Word) -> bool:
     """Say whether a word is an option, or may be some: a variable without quotes."""
     text = word.text
-    return (text[:1] in ("-", "+") and text != "-") or (text.startswith(A_RESULT) and word.bare)
+    unknown = text.startswith(A_RESULT) and word.bare and not word.has_place
+    return (text[:1] in ("-", "+") and text != "-") or unknown
 
 
 def _program_text(words: Sequence[Word], known: _Interpreter) -> tuple[list[Word], bool]:

@@ -216,6 +216,7 @@ REFUSED = [
     Refused('bash -c "printf %s {}" x y', "text of bash", str),
     Refused('"$x" -c "printf %s {}"', "text of a shell"),
     Refused('s=sh; $s $y -c "printf %s {}"', "text of a shell", str),
+    Refused("sh -c $x{} y", "text of sh"),
     Refused("bash <<END\nprintf %s {}\nEND", "text that bash reads", line),
     Refused("echo 'printf %s {}' | sh", "text that sh reads", line),
     Refused("bash -s x <<< 'printf %s {}'", "text that bash reads", line),
