@@ -16,13 +16,16 @@ WIDTH = 88
 MEANINGS = {
     ExitCode.OK: "Done, or there was nothing left to do.",
     ExitCode.WORK_FAILED: "The work ran and failed somewhere, or was cancelled.",
-    ExitCode.USAGE: "The command line makes no sense, or names a missing file.",
+    ExitCode.USAGE: "The command line makes no sense, or what it names cannot be read or written.",
     ExitCode.NOT_FOUND: "No such cluster, instance, job or task.",
     ExitCode.NOT_REACHED: "An instance was not ready, did not take the work, or was lost.",
     ExitCode.AWS_REFUSED: "AWS said no: credentials, permission, quota, capacity.",
     ExitCode.BUG: "A bug in `pmr`.",
     ExitCode.TIMED_OUT: "Every failure was a timeout.",
+    ExitCode.HUNG_UP: "SIGHUP, as a terminal that closes sends it; as for 130, the work goes on.",
     ExitCode.INTERRUPTED: "Interrupted; the work goes on, and the command to watch it is printed.",
+    ExitCode.READER_GONE: "Nobody reads stdout any more (`head` has ended, say); the work goes on.",
+    ExitCode.TERMINATED: "SIGTERM; as for 130, the work goes on.",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from poormanray import __version__
 from poormanray.envelope import Answer, EnvelopeCut, EnvelopeError, decode
-from poormanray.errors import InvalidInstances, Outage
+from poormanray.errors import AwsRefused, InvalidInstances, Outage
 from poormanray.ledger import LEDGER_FORMAT, is_job_id
 from poormanray.model import Invocation, InvocationStatus, chunks
 from poormanray.shell import Call, render
@@ -163,7 +163,19 @@ class Remote:
         """
         sent = Sent()
         for some in chunks(instance_ids, CHUNK):
-            self._send_some(order, list(some), sent)
+            try:
+                self._send_some(order, list(some), sent)
+            except AwsRefused as refusal:
+                # What was sent before is under way: it must not be forgotten.
+                if not sent.flights or not refusal.had_no_effect:
+                    raise
+                done = {key for flight in sent.flights for key in flight.waiting}
+                done |= {reply.instance_id for reply in sent.refused}
+                sent.refused += [
+                    Reply(key, None, refusal.message, delivered=False)
+                    for key in some
+                    if key not in done
+                ]
         return sent
 
     def _send_once(self, order: Order, ids: list[str]) -> str:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import errno
+import html
+import io
+import json
 import socket
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, cast
 
 import boto3
 import pytest
 from botocore import exceptions
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
 from botocore.parsers import ResponseParserError
 from botocore.stub import Stubber
 
 from poormanray.aws.ec2 import Ec2
 from poormanray.aws.refusals import DENIED, ENDED_KEYS, THROTTLED, fault_of, translated
+from poormanray.aws.session import Aws
 from poormanray.errors import (
     AwsRefused,
+    CredentialsFailed,
+    Denied,
     ExitCode,
     InstanceUnseen,
     NoAnswer,
@@ -24,7 +32,10 @@ from poormanray.errors import (
     Outage,
     PmrError,
     ProfileUnseen,
+    SettingRefused,
 )
+from poormanray.model import chunks
+from poormanray.waiting import Clock
 
 REGION = "us-east-1"
 
@@ -68,6 +79,141 @@ def test_a_refusal_says_what_and_what_next(code: str, said: str, advised: str) -
     assert (refusal.code, refusal.exit_code) == (code, ExitCode.AWS_REFUSED)
 
 
+USER = "arn:aws:iam::111122223333:user/x"
+ROLE = "arn:aws:iam::111122223333:role/poormanray"
+DENIAL = (
+    f"You are not authorized to perform this operation. User: {USER} is not authorized to perform"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "action", "advised"),
+    [
+        (
+            f"{DENIAL}: iam:PassRole on resource: {ROLE} because no identity-based policy allows "
+            "the iam:PassRole action. Encoded authorization failure message: " + "x" * 900,
+            f"iam:PassRole on {ROLE}, which ec2:DescribeInstances needs,",
+            f"have iam:PassRole on {ROLE} allowed for {USER}",
+        ),
+        (
+            f"{DENIAL}: ec2:DescribeInstances on resource: * with an explicit deny in a service "
+            "control policy",
+            "ec2:DescribeInstances on *",
+            "a service control policy of the AWS organisation has to allow ec2:DescribeInstances",
+        ),
+        (
+            f"{DENIAL}: ec2:DescribeInstances because no permissions boundary allows the "
+            "ec2:DescribeInstances action",
+            "ec2:DescribeInstances",
+            f"the permissions boundary of {USER} has to allow",
+        ),
+        (
+            f'{DENIAL}: s3:PutObject on resource: "arn:aws:s3:::b/k" with an explicit deny in an '
+            "identity-based policy",
+            "s3:PutObject on arn:aws:s3:::b/k",
+            f"a policy of {USER} forbids s3:PutObject",
+        ),
+        ("Access Denied", "ec2:DescribeInstances in us-east-1: Access Denied", "this identity"),
+    ],
+)
+def test_a_denial_names_action_resource_and_kind_of_policy(
+    message: str, action: str, advised: str
+) -> None:
+    refusal = refusal_of("UnauthorizedOperation", message)
+    assert isinstance(refusal, Denied)
+    assert refusal.message.startswith(f"no permission for {action}")
+    assert advised in refusal.hint
+
+
+def test_a_denial_on_the_way_to_credentials_is_one_of_sts() -> None:
+    told = {"Error": {"Code": "AccessDenied", "Message": "Not authorized"}}
+    refusal = refusal_of_the_way(exceptions.ClientError(cast("Any", told), "AssumeRole"))
+    assert "no permission for sts:AssumeRole in" in refusal.message
+
+
+def test_what_ec2_hides_is_decoded_by_sts(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = json.dumps(
+        {
+            "allowed": False,
+            "explicitDeny": True,
+            "context": {"principal": {"arn": USER}, "action": "iam:PassRole", "resource": ROLE},
+        }
+    )
+    asked = []
+
+    def send(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        asked.append(str(request.body))
+        if "DecodeAuthorizationMessage" in asked[-1]:
+            body = (
+                "<DecodeAuthorizationMessageResponse><DecodeAuthorizationMessageResult>"
+                f"<DecodedMessage>{html.escape(decoded)}</DecodedMessage>"
+                "</DecodeAuthorizationMessageResult></DecodeAuthorizationMessageResponse>"
+            )
+            return response(200, body)
+        return response(
+            403,
+            "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>You are not "
+            "authorized. Encoded authorization failure message: blob</Message></Error></Errors>"
+            "</Response>",
+        )
+
+    def response(status: int, body: str) -> AWSResponse:
+        raw = io.BytesIO(body.encode())
+        raw.stream = lambda: iter([body.encode()])  # type: ignore[attr-defined]
+        return AWSResponse(
+            "https://x", status, cast("Any", HeadersDict({"content-type": "text/xml"})), raw
+        )
+
+    monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", lambda _self, r: send(r))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    with pytest.raises(Denied) as caught:
+        Aws(region=REGION, profile=None, endpoint=None).ec2().instances("demo")
+    assert f"no permission for iam:PassRole on {ROLE}" in caught.value.message
+    assert len(asked) == 2
+    assert "EncodedMessage" in asked[1]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<!DOCTYPE html><html><body>Log in</body></html>",
+        b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body/></html>',
+        b"please log in",
+        b"",
+    ],
+)
+def test_the_page_of_a_network_that_wants_a_login_is_no_answer(
+    page: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(_self: object, _request: object) -> AWSResponse:
+        raw = io.BytesIO(page)
+        raw.stream = lambda: iter([page])  # type: ignore[attr-defined]
+        return AWSResponse(
+            "https://x", 200, cast("Any", HeadersDict({"content-type": "text/html"})), raw
+        )
+
+    monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", send)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    aws = Aws(region=REGION, profile=None, endpoint=None)
+    now = [0.0]
+    aws.clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    asked: list[Callable[[], object]] = [
+        lambda: aws.ec2().instances("demo"),
+        lambda: aws.ssm().agents(["i-1"]),
+        lambda: aws.ssm().invocations("c" * 36),
+        lambda: aws.ssm().server_time_s(),
+        lambda: aws.s3().put("bucket", "key", b"data"),
+        lambda: aws.iam().has_profile("poormanray"),
+    ]
+    for ask in asked:
+        with pytest.raises(NoAnswer) as caught:
+            ask()
+        assert "does not speak AWS's language" in caught.value.message
+        assert caught.value.hint
+
+
 def test_a_long_message_of_many_lines_becomes_a_short_one() -> None:
     blob = "not\nauthorized. Encoded authorization failure message: " + "x" * 5000
     assert refusal_of("UnauthorizedOperation", blob).message.endswith(": not authorized.")
@@ -103,8 +249,13 @@ def test_what_callers_can_do_something_about_has_its_own_class(
             "no AWS credentials",
             AwsRefused,
         ),
-        (exceptions.ProfileNotFound(profile="nope"), "nope", AwsRefused),
-        (exceptions.NoRegionError(), "region", AwsRefused),
+        (
+            exceptions.CredentialRetrievalError(provider="custom-process", error_msg="no login"),
+            "no AWS credentials",
+            CredentialsFailed,
+        ),
+        (exceptions.ProfileNotFound(profile="nope"), "nope", SettingRefused),
+        (exceptions.NoRegionError(), "region", SettingRefused),
         (
             exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
             "no answer from ec2",
@@ -115,8 +266,19 @@ def test_what_callers_can_do_something_about_has_its_own_class(
             "no answer from ec2",
             NoAnswer,
         ),
-        (ResponseParserError("<html>"), "does not speak AWS's language", Outage),
-        (exceptions.DataNotFoundError(data_path="x"), "ec2 in us-east-1", AwsRefused),
+        (ResponseParserError("<html>"), "does not speak AWS's language", NoAnswer),
+        (exceptions.DataNotFoundError(data_path="x"), "Unable to load data for: x", SettingRefused),
+        (
+            exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+            "ec2 in us-east-1",
+            NoAnswer,
+        ),
+        (exceptions.PaginationError(message="odd"), "ec2 in us-east-1", AwsRefused),
+        (
+            exceptions.HTTPClientError(error=ValueError("Invalid header value")),
+            "the AWS settings cannot be used: ValueError: Invalid header value",
+            SettingRefused,
+        ),
     ],
 )
 def test_what_fails_on_the_way_is_explained_too(
@@ -126,6 +288,20 @@ def test_what_fails_on_the_way_is_explained_too(
     assert said in refusal.message
     assert type(refusal) is kind
     assert refusal.__cause__ is error
+
+
+def test_an_error_of_ours_is_not_laid_upon_the_settings() -> None:
+    with pytest.raises(ValueError, match="must not be zero"), translated("ec2", REGION):
+        list(chunks([1], 0))
+
+
+def test_what_python_raises_in_a_library_is_about_a_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ODD", "7,5")
+    with pytest.raises(SettingRefused) as caught, translated("ec2", REGION):
+        Fraction("7,5")
+    assert "AWS_ODD='7,5'" in caught.value.message
 
 
 def test_an_unknown_region_is_named_with_a_near_one() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poormanray.cli.output import Output, aligned, harmless, json_pieces
+from poormanray.cli.instances import COLUMNS, SPARE_COLUMNS
+from poormanray.cli.output import Output, aligned, fitted, harmless, json_pieces
 from poormanray.errors import AwsRefused, UsageProblem
 from poormanray.model import Agent, InvocationStatus
 
@@ -162,3 +163,34 @@ def test_rows_that_come_one_by_one_read_like_a_list(
     whole = json.dumps({**value, **rows}, indent=indent)
     lazy = {**value, **{key: iter(rows[key]) for key in rows}}
     assert "".join(json_pieces(lazy, indent)) == whole
+
+
+NARROW = 80
+INSTANCE = ["i-0123456789abcdef0", "x" * 30, "c5n.18xlarge", "running", "online", "us-east-1a"]
+
+
+@given(
+    st.lists(
+        st.tuples(*(st.text("xy z", min_size=1, max_size=size) for size in (19, 60, 20, 20, 9))),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_table_of_any_cells_fits_a_narrow_terminal(rows: list[tuple[str, ...]]) -> None:
+    names, cut = fitted(("id", "name", "state", "zone", "age"), rows, ("zone", "age"), NARROW)
+    widths = [max(map(len, cells)) for cells in zip(names, *cut, strict=True)]
+    assert sum(widths) + 3 * (len(widths) - 1) + 2 <= NARROW
+    assert [row[0] for row in cut] == [row[0] for row in rows]
+
+
+def test_ids_stay_whole_at_80_columns(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(NARROW))
+    out = Output()
+    out.is_terminal = True
+    out.table(COLUMNS, [[*INSTANCE, "172.31.100.200", "12d03h"]], spare=SPARE_COLUMNS)
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.strip()]) == 3
+    assert any(INSTANCE[0] in line and INSTANCE[1] in line for line in lines)
+    monkeypatch.setenv("COLUMNS", "150")
+    out.table(COLUMNS, [[*INSTANCE, "172.31.100.200", "12d03h"]], spare=SPARE_COLUMNS)
+    assert "172.31.100.200" in capsys.readouterr().out

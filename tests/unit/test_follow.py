@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from poormanray.envelope import Answer, Chunk
-from poormanray.errors import ExitCode, NoAnswer
+from poormanray.errors import AwsRefused, Denied, ExitCode, NoAnswer
 from poormanray.events import checksum
 from poormanray.jobs.cadence import SILENCE_S
 from poormanray.jobs.follow import MOST_FAILURES, Follower
@@ -682,3 +682,33 @@ def test_nothing_is_waited_for_that_can_bring_nothing() -> None:
     assert not follower._flights
     assert [h.host.instance_id for h in seen if isinstance(h, LogGap)] == ["i-0"]
     assert cloud.now_s < SILENCE_S + 10
+
+
+class Denying(Cloud):
+    """A cloud whose policies allow no send."""
+
+    refusal: AwsRefused = Denied("no permission for ssm:SendCommand", "have it allowed")
+
+    def send(self, *_: object) -> Sent:
+        raise self.refusal
+
+
+@pytest.mark.parametrize(
+    ("refusal", "begun"), [(Denied("no", "ask"), False), (NoAnswer("lost", "repeat"), True)]
+)
+def test_a_start_that_was_denied_is_none(refusal: AwsRefused, begun: bool) -> None:
+    cloud = Denying({"i-0": Guest(), "i-1": Guest()})
+    cloud.refusal = refusal
+    track = Track(Host(0, "i-0", "c-0000", (0,)), started=False)
+    follower = Follower(
+        JOB,
+        [track],
+        Wanted(),
+        remote=cast("Any", cloud),
+        clock=cloud.clock(),
+        states=lambda _ids: {},
+        start=lambda: Order(Call("start", (JOB,), 0), {}),
+    )
+    with pytest.raises(AwsRefused):
+        list(follower.run())
+    assert track.started is begun

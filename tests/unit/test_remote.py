@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from poormanray.envelope import Answer, EnvelopeCut
-from poormanray.errors import InvalidInstances, Throttled
+from poormanray.errors import Denied, InvalidInstances, Throttled
 from poormanray.model import Invocation, InvocationStatus
 from poormanray.remote import PAUSE_S, RESPONSE_S, ROUND_TRIP_S, UNSEEN_S, Order, Remote, Reply
 from poormanray.shell import Call
@@ -332,3 +332,18 @@ def test_what_was_fetched_before_a_call_failed_is_kept(monkeypatch: pytest.Monke
     assert [one.instance_id for one in remote.poll(flight)] == [ONE]
     assert flight.waiting == {TWO}
     assert [one.instance_id for one in remote.poll(flight)] == [TWO]
+
+
+def test_what_was_sent_before_a_denial_is_not_forgotten() -> None:
+    class Partly(Ssm):
+        def send(self, **words: Any) -> str:  # noqa: ANN401 (kept as they are)
+            if self.sent:
+                raise Denied("no permission for ssm:SendCommand", "have it allowed")
+            return Ssm.send(self, **words)
+
+    ids = [f"i-{number:017}" for number in range(60)]
+    remote = Remote(cast("Any", Partly([])), Clock())
+    sent = remote.send(Order(Call("observe", ("j",), 0), {}), ids)
+    assert [len(flight.waiting) for flight in sent.flights] == [50]
+    assert [one.instance_id for one in sent.refused] == ids[50:]
+    assert not any(one.delivered for one in sent.refused)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from poormanray.cli.mapping import Progress
 from poormanray.cli.output import Output
 from poormanray.cli.watching import (
     LONGEST_LINE,
@@ -22,20 +23,29 @@ from poormanray.cli.watching import (
     unfinished_bytes,
     watched,
 )
-from poormanray.errors import CredentialsEnded, ExitCode
+from poormanray.errors import (
+    INTERRUPTIONS,
+    CredentialsEnded,
+    Denied,
+    ExitCode,
+    Signalled,
+)
 from poormanray.jobs.track import (
+    Again,
     Contact,
     Happening,
     HostProblem,
     Interrupted,
     LogGap,
     LogText,
+    Looked,
     TaskChanged,
     Track,
 )
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 from poormanray.model import readable_s
+from poormanray.waiting import Clock
 
 HOST = Host(3, "i-3", "c-0003", (0, 7))
 OTHER = Host(4, "i-4", "c-0004", (1,))
@@ -239,3 +249,112 @@ def test_the_name_of_an_instance_is_never_obeyed(*, terminal: bool, capfdbinary:
     seen = watcher(terminal=terminal)
     seen.show(LogText(Host(0, "i-0", "c\x1b[2J\n\udcff", (0,)), "0.1", b"text\n"))
     assert capfdbinary.readouterr().out == b"[c\\x1b[2J\\x0a\\xdcff] text\n"
+
+
+def test_a_job_that_no_instance_was_sent_does_not_go_on(capfdbinary: Capture) -> None:
+    seen = watcher(json_mode=True)
+    unsent = WayBack("job1", "pmr logs -f job1", (Track(HOST, started=False),))
+    with pytest.raises(Denied):
+        watched(seen.out, cut_off(Denied("no permission", "have it allowed")), seen, unsent)
+    both = capfdbinary.readouterr()
+    assert b"this command has started nothing of job job1" in both.err
+    assert b"goes on" not in both.err
+    assert json.loads(both.out.splitlines()[-1])["event"] == "not_started"
+
+
+@pytest.mark.parametrize("code", [ExitCode.HUNG_UP, ExitCode.TERMINATED])
+def test_a_signal_that_ends_the_watch_is_named_and_is_the_code(
+    code: ExitCode, capfdbinary: Capture
+) -> None:
+    seen = watcher()
+    assert watched(seen.out, cut_off(Signalled(code)), seen, way_back()) is code
+    assert f"ended by {INTERRUPTIONS[code]}: job job1" in capfdbinary.readouterr().err.decode()
+
+
+def redrawing(chunks: list[bytes], pause_s: float, out: Output) -> None:
+    """Show chunks of one task's log, so many seconds apart."""
+    now = [0.0]
+    seen = Watcher(out, now_s=lambda: now[0])
+    for chunk in chunks:
+        seen.show(LogText(HOST, "0.1", chunk))
+        now[0] += pause_s
+        seen.show(Looked())
+    seen.finish()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shown"),
+    [
+        # As tqdm writes: each state begins with a carriage return.
+        ([b"\r 0%", b"\r10%", b"\r20%\r30%", b"\r40%\n"], [b" 0%", b"10%", b"30%", b"40%"]),
+        ([b"10%\r", b"20%\r", b"\n", b"end\n"], [b"10%", b"20%", b"end"]),
+        ([b"100%\r100%", b"\n"], [b"100%"]),
+        ([b"one\r\ntwo\r", b"\nthree\r\n"], [b"one\r", b"two", b"three\r"]),
+        ([b"a\rb\rc\n"], [b"a\rb\rc"]),
+        ([b"no end"], [b"no end"]),
+    ],
+)
+def test_a_line_that_is_written_anew_is_shown_before_it_ends(
+    chunks: list[bytes], shown: list[bytes], capfdbinary: Capture
+) -> None:
+    redrawing(chunks, 5.0, Output())
+    assert capfdbinary.readouterr().out == b"".join(b"[c-0003] %s\n" % one for one in shown)
+
+
+def test_a_line_is_not_redrawn_all_the_time(capfdbinary: Capture) -> None:
+    redrawing([b"\r%d%%" % number for number in range(100)] + [b"\n"], 0.1, Output())
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert 9 <= len(lines) <= 12
+    assert lines[-1] == b"[c-0003] 99%"
+
+
+def test_a_terminal_shows_how_a_line_stands(capfdbinary: Capture) -> None:
+    out = Output()
+    out.is_terminal = True
+    redrawing([b"a\rb\rc\n", b"\x1b[2Jd\r\n"], 5.0, out)
+    assert capfdbinary.readouterr().out == b"[c-0003] c\n[c-0003] \\x1b[2Jd\n"
+
+
+def test_a_failure_names_the_script(capfdbinary: Capture) -> None:
+    failed = TaskStatus(1, 1, TaskState.FAILED, exit_code=2)
+    seen = Watcher(Output(), names={1: "train/b.sh"})
+    seen.show(TaskChanged(HOST, failed))
+    Watcher(Output(), names={1: HOST.name}).show(TaskChanged(HOST, failed))
+    first, second = capfdbinary.readouterr().err.decode().splitlines()
+    assert first == "[c-0003] task 1 (train/b.sh) failed with exit code 2"
+    assert second == "[c-0003] task 1 failed with exit code 2"
+
+
+def changed(task: int, state: TaskState, began: float, ended: float | None = None) -> TaskChanged:
+    code = {TaskState.SUCCEEDED: 0, TaskState.FAILED: 1}.get(state)
+    status = TaskStatus(task, 1, state, exit_code=code, started_at=began, ended_at=ended)
+    return TaskChanged(HOST, status)
+
+
+def test_a_task_that_gets_another_turn_has_not_failed() -> None:
+    progress = Progress(Clock(monotonic=lambda: 0.0), 3)
+    progress.note(changed(0, TaskState.SUCCEEDED, 1.0, 2.0))
+    progress.note(changed(1, TaskState.FAILED, 1.0, 2.0))
+    progress.note(changed(2, TaskState.FAILED, 1.0, 2.0))
+    progress.retry(Again(((1, 2),), "exit code 1"))
+    assert progress.text().startswith("2/3 done, 1 failed, 0 running, 1 to run again")
+    progress.note(changed(1, TaskState.RUNNING, 3.0))
+    assert progress.text().startswith("2/3 done, 1 failed, 1 running, ")
+    progress.note(changed(1, TaskState.FAILED, 3.0, 4.0))
+    assert progress.text().startswith("3/3 done, 2 failed, 0 running")
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("off_s", [0.0, 5000.0, -5000.0])
+def test_a_rate_counts_from_the_first_start_by_the_clock_of_the_instance(
+    off_s: float, scale: float
+) -> None:
+    """Thirty tasks of 5 s are reported at once: 6 a second, whatever our clock says."""
+    now = [100.0]
+    progress = Progress(Clock(scale, monotonic=lambda: now[0]), 66)
+    for task in range(30):
+        progress.note(changed(task, TaskState.SUCCEEDED, off_s, off_s + 5.0))
+    assert progress.text() == "30/66 done, 0 failed, 0 running, 6.0/s, about 6 s left"
+    now[0] += 1.0
+    progress.note(changed(30, TaskState.RUNNING, off_s + 5.5))
+    assert "1 running, 5.0/s, about 7 s left" in progress.text()

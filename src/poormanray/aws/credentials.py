@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials, ReadOnlyCredentials
 
+T = TypeVar("T")
 # Where a request keeps what it was signed with, and that it was repeated.
 _SIGNED_WITH = "poormanray.signed_with"
 _REPEATED = "poormanray.repeated"
@@ -67,7 +70,14 @@ class RenewedCredentials:
     def _freeze(self) -> ReadOnlyCredentials:
         if self._loaded is None:
             raise TypeError("nothing was loaded")
-        keys: ReadOnlyCredentials = self._loaded.get_frozen_credentials()
+        loaded = self._loaded
+        keys = _explained(loaded.get_frozen_credentials, loaded.method)()
+        for key in (keys.access_key, keys.secret_key, keys.token or "-"):
+            # A helper may print anything: what is no text would fail only when it signs.
+            if not (isinstance(key, str) and key.isascii() and key.isprintable() and key):
+                raise CredentialRetrievalError(
+                    provider=self._loaded.method, error_msg="its keys are no plain text"
+                )
         self._keys = keys
         return keys
 
@@ -99,7 +109,7 @@ class RenewedCredentials:
             return True  # another thread has found them
         try:
             loaded = self._read()
-            keys = loaded.get_frozen_credentials() if loaded else None
+            keys = _explained(loaded.get_frozen_credentials, loaded.method)() if loaded else None
         except (BotoCoreError, ClientError) as error:
             self.problem = str(error)
             return False  # the refusal itself is told
@@ -112,12 +122,46 @@ class RenewedCredentials:
         """Read the credentials from where the settings say; `problem` is why that failed last."""
         try:
             loaded = self._load()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            # What a program prints is read by botocore as it is.
+        except (BotoCoreError, ClientError) as error:
             self.problem = str(error)
-            raise CredentialRetrievalError(provider="settings", error_msg=error) from error
+            raise
         self.problem = ""
         return loaded
+
+
+def _why(error: Exception) -> str:
+    """Return what an error that Python raised means for credentials."""
+    match error:
+        case OSError(strerror=str() as why):
+            return f"{error.filename}: {why}" if error.filename else why
+        case json.JSONDecodeError():
+            return "what it returned is no JSON"
+        case UnicodeDecodeError():
+            return "what it returned is no UTF-8"
+        case EOFError():
+            return "it needs a code, and nobody is at a terminal to type one"
+        case AttributeError() | IndexError() | KeyError() | TypeError():
+            return "it is empty, or what it returned has another form than AWS's credentials"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _explained(work: Callable[[], T], method: str) -> Callable[[], T]:
+    """Return `work` with errors of botocore's own, also where a helper or a file is at fault.
+
+    botocore lets through what Python raises: a program that is not there, a file without right
+    to read it, text that is no JSON, a prompt for a code where nobody is at a terminal.
+    """
+
+    @functools.wraps(work)
+    def explained() -> T:
+        try:
+            return work()
+        except (BotoCoreError, ClientError):
+            raise
+        except Exception as error:
+            raise CredentialRetrievalError(provider=method, error_msg=_why(error)) from error
+
+    return explained
 
 
 def user_credentials(profile: str | None) -> RenewedCredentials:
@@ -127,6 +171,8 @@ def user_credentials(profile: str | None) -> RenewedCredentials:
         session = botocore.session.get_session()
         if profile is not None:
             session.set_config_variable("profile", profile)
+        for provider in session.get_component("credential_provider").providers:
+            provider.load = _explained(provider.load, provider.METHOD)
         found: Credentials | None = session.get_credentials()
         return found
 

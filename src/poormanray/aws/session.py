@@ -5,16 +5,28 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from poormanray import __version__
-from poormanray.aws.refusals import ENDED_KEYS, code_of, fault_of, supply_fault, translated
+from poormanray.aws.refusals import (
+    ENCODED,
+    ENDED_KEYS,
+    check_language,
+    code_of,
+    fault_of,
+    plain_denial,
+    supply_fault,
+    translated,
+)
+from poormanray.aws.settings import check_region, check_way
 from poormanray.waiting import Clock, Fault, Outages
 
 if TYPE_CHECKING:
     import boto3
+    from botocore.client import BaseClient
     from botocore.config import Config
     from mypy_boto3_s3 import S3Client
 
@@ -25,6 +37,7 @@ if TYPE_CHECKING:
     from poormanray.aws.ssm import Ssm
 
 T = TypeVar("T")
+C = TypeVar("C", bound="BaseClient")
 FALLBACK_REGION = "us-east-1"
 # botocore's standard mode: tries in all, with back-off, of throttled, failed or lost calls. They
 # take some 2 s where a call fails at once; then the policy of `waiting.Outages` takes over.
@@ -72,18 +85,22 @@ class Aws:
             return self._wanted_region
         if self.endpoint:
             return FALLBACK_REGION
-        named = os.environ.get("AWS_REGION")  # boto3 itself reads AWS_DEFAULT_REGION only
-        return named or self._session.region_name or FALLBACK_REGION
+        # boto3 itself reads AWS_DEFAULT_REGION only.
+        with translated("aws", "the region of the settings", self._profile):
+            if named := os.environ.get("AWS_REGION"):
+                return check_region(named, "AWS_REGION")
+            return self._session.region_name or FALLBACK_REGION
 
     @functools.cached_property
     def partition(self) -> str:
         """Return the partition of the region, for ARNs: `aws`, `aws-cn`, `aws-us-gov`, …"""
         from botocore.exceptions import UnknownRegionError
 
-        try:
-            return self._session.get_partition_for_region(self.region)
-        except UnknownRegionError:
-            return "aws"
+        with translated("aws", self._region_or_word, self._profile):
+            try:
+                return self._session.get_partition_for_region(self.region)
+            except UnknownRegionError:
+                return "aws"
 
     def ec2(self) -> Ec2:
         """Return the one EC2 adapter."""
@@ -179,12 +196,14 @@ class Aws:
 
         return S3(client_in, self.region)
 
-    def _made(self, service: str, make: Callable[[], T]) -> T:
+    def _made(self, service: str, make: Callable[[], C]) -> C:
         """Return a new client: that reads the credentials, whose source may fail for a moment."""
         from poormanray.aws.outlasting import label
 
-        with translated(service, self._region_or_word):
-            return self.outages.call(label(service), make, self._judge, proves=False)
+        with translated(service, self._region_or_word, self._profile):
+            client = self.outages.call(label(service), make, self._judge, proves=False)
+            self._check(client)
+            return client
 
     def _repeated(self, service: str, call: Callable[[], T]) -> T:
         """Return what a call brings that must be made anew each time that an outage fails it."""
@@ -198,6 +217,33 @@ class Aws:
             return fault
         # They have ended, and what supplies new ones fails: that may pass.
         return supply_fault(self._credentials.problem)
+
+    def _check(self, client: BaseClient) -> None:
+        """Check the way to a client's endpoint, and that what answers there is AWS's language."""
+        client.meta.events.register("response-received", check_language)
+        client.meta.events.register("response-received.ec2", self._decode_denial)
+        if self.endpoint is None:
+            check_way(client.meta.endpoint_url, self._profile)
+
+    def _decode_denial(
+        self, parsed_response: Mapping[str, dict[str, str]] | None = None, **_: object
+    ) -> None:
+        """Let STS decode why EC2 denies a call (botocore calls this for each answer).
+
+        EC2 hides action and resource from who may not see them; who may not decode them either
+        gets the message as it is.
+        """
+        error = (parsed_response or {}).get("Error", {})
+        found = ENCODED.search(error.get("Message", ""))
+        if found is None or "is not authorized to perform" in error["Message"]:
+            return
+        # What is to be explained must not be hidden by what fails here.
+        with suppress(Exception):
+            sts = self._session.client(
+                "sts", region_name=self.region, endpoint_url=self._url, config=self._config
+            )
+            decoded = sts.decode_authorization_message(EncodedMessage=found[1])["DecodedMessage"]
+            error["Message"] = plain_denial(decoded)
 
     @property
     def _url(self) -> str | None:
@@ -218,7 +264,7 @@ class Aws:
     def _plain_session(self) -> boto3.Session:
         from poormanray.aws.credentials import user_credentials
 
-        with translated("aws", self._region_or_word):
+        with translated("aws", self._region_or_word, self._profile):
             if self.endpoint:
                 region = self._wanted_region or FALLBACK_REGION
                 return _sealed_session(self.endpoint, region)

@@ -9,28 +9,31 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from poormanray import __version__
-from poormanray.errors import ExitCode, PmrError, UsageProblem
+from poormanray.errors import (
+    ExitCode,
+    PmrError,
+    ReaderGone,
+    Signalled,
+    Unwritable,
+    UsageProblem,
+    interruption,
+)
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from click.shell_completion import CompletionItem
-
-    from poormanray.cli.output import Output
-
-# What a shell reports of a program that SIGPIPE ended: 128 + 13.
-_PIPE_CLOSED = 141
-
-
-class ReaderGone(Exception):
-    """Nobody reads stdout any more: `pmr list | head` is no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; click would turn a closed pipe into exit code 1, work that failed."""
         try:
-            answer: object = super().invoke(ctx)
-            sys.stdout.flush()
+            return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise ReaderGone from error
-        return answer
+            raise ReaderGone("nobody reads what is written any more") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help's list of commands from the table."""
@@ -163,11 +164,14 @@ def _bad_words(error: click.ClickException) -> UsageProblem:
     return UsageProblem(error.format_message(), f"{ctx.command_path if ctx else 'pmr'} --help")
 
 
-def _ended(error: BaseException, out: Output) -> int:
+def _ended(error: BaseException, *, json: bool) -> int:
     """Report an error that ended a command, and return its exit code."""
-    code: int = ExitCode.BUG
+    from poormanray.cli.output import Output
+
     if os.environ.get("PMR_DEBUG"):
         traceback.print_exception(error)
+    out = Output(json=json)
+    code: int = ExitCode.BUG
     match error:
         case click.exceptions.NoArgsIsHelpError():
             for line in error.format_message().splitlines():
@@ -176,37 +180,79 @@ def _ended(error: BaseException, out: Output) -> int:
         case click.ClickException():
             out.failure(_bad_words(error))
             code = ExitCode.USAGE
+        case ReaderGone():
+            code = error.exit_code
+        case Unwritable():
+            # It may be stdout itself that cannot be written.
+            Output(json=json and not out.lost_stdout).failure(error)
+            code = error.exit_code
         case PmrError():
             out.failure(error)
             code = error.exit_code
+        case OSError() | MemoryError():
+            problem = _of_this_machine(error)
+            out.failure(problem)
+            code = problem.exit_code
         case click.Abort() | KeyboardInterrupt():
-            code = ExitCode.INTERRUPTED
-        case ReaderGone():
-            # What Python still holds back for stdout goes nowhere, without another error.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = _PIPE_CLOSED
+            word, code = interruption(_interrupt(error))
+            out.note(f"{word} before it was done")
         case _:
             text = f"a bug in poormanray: {type(error).__name__}: {error}"
             out.failure(PmrError(text, "set PMR_DEBUG=1 for the traceback"))
     return code
 
 
+def _of_this_machine(error: OSError | MemoryError) -> UsageProblem:
+    """Explain what this machine refused to the program: no command knows of it beforehand."""
+    try:
+        Path.cwd()
+    except OSError:
+        return UsageProblem("the working directory is gone", "cd to another one, then repeat it")
+    if isinstance(error, MemoryError):
+        return UsageProblem("this machine has no memory left", "end other programs, then repeat it")
+    where = f"{error.filename}: " if error.filename else ""
+    return UsageProblem(
+        f"this machine does not allow it: {where}{error.strerror or error}",
+        "check files, rights, space and limits here; PMR_DEBUG=1 shows where it failed",
+    )
+
+
+def _interrupt(error: BaseException) -> KeyboardInterrupt:
+    """Return what interrupted a command; click puts an error of its own around it."""
+    inner = error.__cause__ if isinstance(error, click.Abort) else error
+    return inner if isinstance(inner, KeyboardInterrupt) else KeyboardInterrupt()
+
+
 def _outcome(words: Sequence[str]) -> int:
     """Run the words as a command, and return the exit code."""
-    from poormanray.cli.output import Output
-
     try:
         answer: Any = pmr.main(args=list(words), prog_name="pmr", standalone_mode=False)
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the one broad except, at the top)
-        return _ended(error, Output(json=_wants_json(words)))
+        return _ended(error, json=_wants_json(words))
     return answer if isinstance(answer, int) else ExitCode.OK
+
+
+def _heed_signals() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, with a word on what goes on.
+
+    One that whoever started the program ignores (nohup) stays ignored.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        raise Signalled(ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def main() -> NoReturn:
     """Run the program: the words of the command line in, an exit code out."""
+    from poormanray.cli.output import open_streams
+
     # Nearly all that a command makes (a tenth of a second of it AWS's models) lives to its end.
     gc.set_threshold(50_000, 20, 20)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
+    _heed_signals()
     sys.exit(int(_outcome(sys.argv[1:])))

@@ -20,6 +20,7 @@ from poormanray.errors import (
     ExitCode,
     NotReached,
     PmrError,
+    interruption,
 )
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.listing import Known, find
@@ -246,9 +247,10 @@ def wait_for(app: App, cluster: str, earlier: Sequence[Earlier]) -> ExitCode | N
         for one in sorted(awaited, key=lambda one: len(one.done) < one.known.summary.task_count):
             one.settle()
             one.check()
-    except KeyboardInterrupt:
-        _untold(app, "interrupted", ids)
-        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt as error:
+        why, code = interruption(error)
+        _untold(app, why, ids)
+        return code
     except AwsRefused as error:
         again = _untold(app, "lost sight", ids)
         if isinstance(error, CredentialsEnded):

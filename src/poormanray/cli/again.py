@@ -160,7 +160,9 @@ def _watch(
     if halt is not None:
         happenings = halting(happenings, halt, count, partial(_stop, before, follower, halt))
     progress = Progress(app.aws.clock, count)
-    code = watched(app.out, happenings, MapWatcher(app.out, progress=progress), back)
+    names = before.known.manifest.task_names
+    watcher = MapWatcher(app.out, names=names, progress=progress)
+    code = watched(app.out, happenings, watcher, back)
     if code is not None:
         return code
     if follower.gave_up_waiting:

@@ -18,7 +18,15 @@ from poormanray.cli.options import App
 from poormanray.cli.output import Aside
 from poormanray.cli.watching import Watcher
 from poormanray.cli.working import Manner, Submission, Then
-from poormanray.errors import ExitCode, NotReached, PmrError, UsageProblem
+from poormanray.errors import (
+    INTERRUPTIONS,
+    ExitCode,
+    NotReached,
+    PmrError,
+    Signalled,
+    UsageProblem,
+    interruption,
+)
 from poormanray.jobs.fleet import muster
 from poormanray.jobs.outcome import Outcome, Verdict
 from poormanray.jobs.submit import Work
@@ -170,9 +178,10 @@ def _done(chain: Chain, ending: Ending, found: Sequence[Outcome], reached: Verdi
             event.update(where)
         else:
             code = _here(chain.on_done, {**ending.app.environment(), **facts})
-    except KeyboardInterrupt:
-        out.note(f"interrupted: --on-done was not seen to end: {chain.on_done}")
-        return Verdict(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt as error:
+        why, code = interruption(error)
+        out.note(f"{why}: --on-done was not seen to end: {chain.on_done}")
+        return Verdict(code)
     except PmrError as error:
         code = int(error.exit_code)
         out.note(f"--on-done: {error.message}")
@@ -216,7 +225,7 @@ def _on_instance(
     submission = Submission(app, work, Selection(ending.cluster, (instance_id,)), Manner())
     follower = submission.follower(Wanted(logs=lambda _task: True))
     code = submission.watch(follower, Watcher(app.out))
-    if code == ExitCode.INTERRUPTED:
-        raise KeyboardInterrupt
+    if code in INTERRUPTIONS:
+        raise Signalled(code)
     ended = submission.conclude(follower, own_code=True) if code is None else code
     return ended, {"job": submission.job.job_id, "instance": instance_id}

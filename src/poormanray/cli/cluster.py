@@ -9,6 +9,7 @@ import click
 from poormanray import cluster
 from poormanray.cli.instances import (
     COLUMNS,
+    SPARE_COLUMNS,
     agent_words,
     facts,
     goes_on,
@@ -45,7 +46,9 @@ def list_(app: App, name: str | None) -> None:
         instances = cluster.find(app.aws, Selection(name))
     agents = agent_words(app, instances)
     if instances:
-        app.out.table(COLUMNS, [row(one, agents[one.instance_id]) for one in instances])
+        app.out.table(
+            COLUMNS, [row(one, agents[one.instance_id]) for one in instances], spare=SPARE_COLUMNS
+        )
     else:
         app.out.note(f"no clusters in {app.aws.region}")
     app.out.document({"instances": [facts(one, agents[one.instance_id]) for one in instances]})
@@ -138,7 +141,7 @@ def terminate(
         app.out.note(missing.message)
         app.out.document({"cluster": name, "terminated": []})
         return ExitCode.OK
-    app.out.table(COLUMNS, [row(one, "-") for one in instances])
+    app.out.table(COLUMNS, [row(one, "-") for one in instances], spare=SPARE_COLUMNS)
     if not yes and not app.out.confirm(f"Terminate {many(len(instances))} of {name} for good?"):
         app.out.note("nothing was terminated")
         return ExitCode.WORK_FAILED

@@ -10,7 +10,16 @@ from typing import TypeVar
 import click
 
 from poormanray import cluster, launching
-from poormanray.cli.instances import COLUMNS, facts, left_out_facts, row, verdict, watched
+from poormanray.cli.instances import (
+    COLUMNS,
+    SPARE_COLUMNS,
+    facts,
+    goes_on,
+    left_out_facts,
+    row,
+    verdict,
+    watched,
+)
 from poormanray.cli.options import (
     COUNT,
     App,
@@ -151,7 +160,8 @@ def create(app: App, spec: LaunchSpec, detach: bool, wait_timeout: float) -> int
         f"launching {spec.count} x {spec.instance_type} in {app.aws.region}: "
         f"image {plan.image.image_id} ({plan.image.name}), profile {plan.profile.name}"
     )
-    launched = launching.launch(app.aws, plan)
+    with goes_on(app, "some may have been launched", app.command_line("wait", "-n", spec.cluster)):
+        launched = launching.launch(app.aws, plan)
     if launched.problem:
         app.out.note(f"{len(launched.instances)} of {spec.count} were launched, then:")
         if not app.out.json:
@@ -172,7 +182,7 @@ def _tell(app: App, plan: Plan, launched: Launched, reach: Reachability) -> None
     online = {one.instance_id for one in reach.ready}
     words = {one.instance_id: "online" if one.instance_id in online else "-" for one in now}
     problem = launched.problem
-    app.out.table(COLUMNS, [row(one, words[one.instance_id]) for one in now])
+    app.out.table(COLUMNS, [row(one, words[one.instance_id]) for one in now], spare=SPARE_COLUMNS)
     app.out.document(
         {
             "cluster": plan.spec.cluster,

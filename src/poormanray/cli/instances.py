@@ -16,6 +16,8 @@ from poormanray.model import Agent, Instance, InstanceState, Reachability
 # So many instances are named where many share one obstacle.
 _NAMED = 4
 COLUMNS = ("id", "name", "type", "state", "agent", "zone", "private ip", "age")
+# What a narrow terminal does without; --json has all.
+SPARE_COLUMNS = ("private ip", "zone", "type", "age")
 _NO_AGENT_HINT = (
     "an agent needs a way out to SSM: a NAT gateway, the VPC endpoints ssm and ssmmessages, or "
     "create --public-ip; pmr wait goes on waiting"

@@ -289,7 +289,19 @@ def state_folder() -> Path:
     if named:
         return Path(named).expanduser().absolute()
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser().absolute() / "poormanray" / "local"
+    if state.startswith("~") and not os.environ.get("HOME", "/").startswith("/"):
+        raise _homeless()
+    try:
+        return Path(state).expanduser().absolute() / "poormanray" / "local"
+    except RuntimeError as error:  # no HOME, and a user without a name
+        raise _homeless() from error
+
+
+def _homeless() -> UsageProblem:
+    return UsageProblem(
+        "HOME names no folder, so the local cloud has no place",
+        "set HOME, or PMR_LOCAL_DIR to a folder of your own",
+    )
 
 
 def ask(method: str, route: str, document: Mapping[str, object] | None = None) -> dict[str, Any]:

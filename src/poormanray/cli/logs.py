@@ -137,6 +137,7 @@ def logs(  # noqa: PLR0913 (one for each option)
         prefix=not no_prefix and len(choice.tasks) > 1,
         by_task=known.summary.kind == "map",
         quiet=not follow,
+        names=known.manifest.task_names,
     )
     tracks = choice.tracks()
     if tail is not None:

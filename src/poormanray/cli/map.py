@@ -324,7 +324,7 @@ def _watched(
     app, follower = submission.app, submission.follower(Wanted())
     total = len(submission.job.tasks)
     progress = None if detach else Progress(app.aws.clock, total)
-    watcher = MapWatcher(app.out, progress=progress)
+    watcher = MapWatcher(app.out, names=submission.job.task_names, progress=progress)
     code = chain.watched(app, lambda: submission.watch(follower, watcher, halt))
     if code is not None:
         return code

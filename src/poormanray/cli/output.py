@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json as json_format
 import os
 import re
+import select
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from poormanray.errors import PmrError, UsageProblem
+from poormanray.errors import PmrError, ReaderGone, Unwritable, UsageProblem
 
 if TYPE_CHECKING:
     from typing import TextIO
+
+    from _typeshed import ReadableBuffer as Buffer
 
     from poormanray.waiting import OutageReport
 
@@ -27,6 +32,12 @@ if TYPE_CHECKING:
 # show what follows in another order. Lone surrogates stand for bytes of names that are not UTF-8:
 # no stream can encode them.
 _UNSEEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+# What no encoding can carry is shown by its number.
+_ERRORS = "backslashreplace"
+# What rich's SIMPLE_HEAD draws between the columns of a table, and beside it.
+_BETWEEN, _EDGES = 3, 2
+# A cell that is cut keeps as much as this.
+_LEAST_CELL = 8
 _CONTROL = re.compile(f"[{_UNSEEN}]")
 _CONTROL_OR_BREAK = re.compile(f"[{_UNSEEN}\t\n]")
 
@@ -104,6 +115,101 @@ def is_terminal(stream: TextIO) -> bool:
     if os.environ.get("TERM") == "dumb" or os.environ.get("CI"):
         return False
     return stream.isatty()
+
+
+class _Stdout(io.FileIO):
+    """File descriptor 1. The first write that fails is an error of ours; what follows is dropped.
+
+    Dropped, so that the way out of the program (a last event, the flush at its end) fails no more.
+    """
+
+    failed = False
+
+    def write(self, data: Buffer, /) -> int:
+        """Write bytes; where the other end is slow and does not block, wait for it."""
+        size = memoryview(data).nbytes
+        if self.failed:
+            return size
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+        except BrokenPipeError as error:
+            self.failed = True
+            raise ReaderGone("nobody reads stdout any more") from error
+        except OSError as error:
+            self.failed = True
+            why = "it is closed" if error.errno == errno.EBADF else error.strerror
+            raise Unwritable(
+                f"cannot write to stdout: {why}", "make room, or send the output elsewhere"
+            ) from error
+        return written
+
+
+class _Stderr(io.FileIO):
+    """File descriptor 2. Nothing fails because a note cannot be shown."""
+
+    def write(self, data: Buffer, /) -> int:
+        """Write bytes, as far as somebody takes them."""
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+        except OSError:
+            return memoryview(data).nbytes
+        return written
+
+
+def open_streams() -> None:
+    """Let the streams of this process be such that printing fails in one way only.
+
+    A stream that is closed would hand its number to the next file or socket, and Python has None
+    in its place; an encoding that cannot carry our words would fail at each of them.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            # 1 is opened for reading, so that writing to it fails as it does to a closed one.
+            os.dup2(os.open(os.devnull, mode), number)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    for name, kind, number in (("stdout", _Stdout, 1), ("stderr", _Stderr, 2)):
+        now = getattr(sys, name)
+        if now is not None and now is not getattr(sys, f"__{name}__"):
+            continue  # somebody else reads what is printed, such as a test
+        raw = kind(number, "w", closefd=False)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=_usable(getattr(now, "encoding", None)),
+            errors=_ERRORS,
+            line_buffering=raw.isatty() or number == 2,  # noqa: PLR2004 (stderr)
+        )
+        setattr(sys, name, stream)
+
+
+def _usable(encoding: str | None) -> str:
+    """Return an encoding if it can carry plain words, else UTF-8."""
+    words = "error: x\n"
+    try:
+        good = encoding is not None and words == words.encode(encoding, _ERRORS).decode(encoding)
+    except (LookupError, UnicodeError):
+        good = False
+    return encoding if good and encoding else "utf-8"
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn what this machine refuses inside the block into an error that names the place.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(
+            f"cannot write {where}: {error.strerror or error}",
+            "make room there, or choose another with -o",
+        ) from error
 
 
 class Output:
@@ -215,11 +321,18 @@ class Output:
             self._write(value, indent=2)
 
     def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, compact: bool = False
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        compact: bool = False,
+        spare: Sequence[str] = (),
     ) -> None:
         """Print a table on stdout, in text mode only: drawn on a terminal, aligned text else.
 
         A compact one takes a terminal's line for each row: its last column ends where that does.
+        `spare` are columns that a narrow terminal does without, the least important first; what
+        is still too wide loses the ends of its cells, the first column's never.
         """
         if self.json:
             return
@@ -227,6 +340,8 @@ class Output:
         with self._lock:
             self._wipe()
             if self.is_terminal:
+                if spare:
+                    columns, clean = fitted(columns, clean, spare, terminal_width())
                 _draw(columns, clean, self._page, compact=compact)
             else:
                 print(aligned(columns, clean), flush=True)
@@ -242,6 +357,12 @@ class Output:
             finally:
                 self._page = None
             print(f"\x1b[H\x1b[J{text}", end="", flush=True)
+
+    @property
+    def lost_stdout(self) -> bool:
+        """Say whether writing to stdout has failed, so that what is printed there is dropped."""
+        raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+        return isinstance(raw, _Stdout) and raw.failed
 
     @property
     def height(self) -> int | None:
@@ -347,6 +468,44 @@ def _draw(
     for row in rows:
         table.add_row(*(Text(cell, no_wrap=compact) for cell in row))
     console.print(table)
+
+
+def terminal_width() -> int:
+    """Return how many characters a line of the terminal has."""
+    return shutil.get_terminal_size().columns
+
+
+def fitted(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """Return a table that fits: without some columns, then with shorter cells.
+
+    The first column keeps its cells whole: they are what a person types next.
+    """
+    lines = [list(columns), *(list(row) for row in rows)]
+
+    def widths() -> list[int]:
+        return [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+
+    def excess() -> int:
+        now = widths()
+        return sum(now) + _BETWEEN * (len(now) - 1) + _EDGES - width
+
+    for name in spare:
+        if excess() <= 0:
+            break
+        at = lines[0].index(name)
+        for line in lines:
+            del line[at]
+    while (over := excess()) > 0:
+        now = widths()
+        at = max(range(1, len(now)), key=now.__getitem__, default=0)
+        room = max(now[at] - over, _LEAST_CELL, len(lines[0][at]))
+        if at == 0 or room >= now[at]:
+            break
+        for line in lines:
+            line[at] = line[at] if len(line[at]) <= room else f"{line[at][: room - 1]}…"
+    return lines[0], lines[1:]
 
 
 def _fitting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +11,14 @@ import click
 
 from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
 from poormanray.cli.options import App, Command, aws_options, cluster_option
-from poormanray.cli.output import one_line
-from poormanray.errors import ExitCode, UsageProblem
+from poormanray.cli.output import one_line, writing
+from poormanray.errors import ExitCode
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import Known
 from poormanray.jobs.logs import told_last_lines
 from poormanray.jobs.outcome import Outcome, outcomes, unclaimed
 from poormanray.jobs.report import bars, gantt_svg, report_csv, report_html
-from poormanray.jobs.results import fresh
+from poormanray.jobs.results import aside
 from poormanray.jobs.track import LogText, Track, Wanted
 from poormanray.ledger import TaskState
 
@@ -47,17 +48,17 @@ def _file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Pa
 @aws_options
 def report(app: App, *, name: str, file: Path | None, job: str) -> int:
     """Write a job as one page that opens offline: slots over time, durations, what failed."""
+    # A place that cannot be written is refused before anything is asked.
+    with writing(file or Path()), aside((file or Path()).parent):
+        if file and file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
     fleet, known = known_job(app, name, job, events=True)
     tracks = looked_at(app, fleet, known)
     found = outcomes(tracks, known.manifest.task_names)
     target = file or Path(f"report-{known.summary.job_id}.html")
     text = _text(app, target.suffix, fleet, known, tracks, found)
-    try:
-        fresh(target).write_bytes(text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise UsageProblem(
-            f"cannot write {target}: {error.strerror}", "choose another with -o"
-        ) from error
+    with writing(target), aside(target.parent) as beside:
+        (beside / target.name).write_bytes(text.encode("utf-8", "replace"))
     app.out.line(f"{len(found)} tasks of job {known.summary.job_id} in {target}")
     app.out.document({"job": known.summary.job_id, "file": str(target), "tasks": len(found)})
     unread = unclaimed(found) or any(track.problem for track in tracks)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from poormanray.cli.watching import readable_bytes
+from poormanray.errors import interruption
 from poormanray.jobs.deposit import CONTENT, Deposit, checked_bucket, object_key
 from poormanray.jobs.submit import Parcel, pack, sending_s, upload
 from poormanray.jobs.track import REFUSALS, Happening, HostProblem, Looked, Track
@@ -105,7 +106,12 @@ class Sending:
         # However the command ends, the object does not stay.
         click.get_current_context().call_on_close(self.remove)
         began_s = self._app.aws.clock.monotonic()
-        self._deposit.put(self.parcel.data)
+        try:
+            self._deposit.put(self.parcel.data)
+        except KeyboardInterrupt as error:
+            words = interruption(error)[0]
+            self._app.out.note(f"{words} while {self._deposit.name} was written; it is deleted now")
+            raise
         took_s = self._app.aws.clock.monotonic() - began_s
         self._app.out.note(
             f"content: {readable_bytes(len(self.parcel.data))} in {self._deposit.name} "
@@ -171,8 +177,19 @@ class Sending:
 
     def remove(self) -> None:
         """Delete the object, if there is one; say so where that fails."""
-        if self._deposit and (why := self._deposit.remove()):
-            self._app.out.note(f"{self._deposit.name} stays there: {why}")
+        if self._deposit is None or not self._deposit.there:
+            return
+        try:
+            why = self._deposit.remove()
+        except KeyboardInterrupt as error:
+            self._tell_left(interruption(error)[0])
+            raise
+        if why:
+            self._tell_left(why)
+
+    def _tell_left(self, why: str) -> None:
+        if self._deposit:
+            self._app.out.note(f"{self._deposit.name} may stay there: {why}")
             self._app.out.note(f"  to delete it: aws s3 rm {self._deposit.name}")
 
 

@@ -18,8 +18,8 @@ from poormanray.cli.options import (
     cluster_option,
     is_duration,
 )
-from poormanray.cli.watching import ending, interruption, iso, outcome_row
-from poormanray.errors import ExitCode
+from poormanray.cli.watching import ending, iso, outcome_row, spot_notice, why_unwatched
+from poormanray.errors import CredentialsEnded, ExitCode, PmrError, interruption
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.overview import closely, glance
 from poormanray.ledger import TaskState
@@ -126,15 +126,20 @@ def _look(app: App, fleet: Fleet, job: str, *, tasks: bool) -> _View:
 def _watch(app: App, name: str, job: str, every_s: float, *, tasks: bool) -> int:
     """Show a job until it has ended: one job, whatever is submitted meanwhile."""
     before = ""
+    begun = False
     told: set[str] = set()
+
+    def again() -> str:
+        return app.command_line("status", job, "--watch", "-n", name)
+
     try:
         while True:
             fleet = fleet_of(app, name, told)
             view = _look(app, fleet, job, tasks=tasks)
-            job = view.overview.summary.job_id
+            job, begun = view.overview.summary.job_id, True
             now = _change(view.overview)
             app.out.event(view.document)
-            if app.out.is_terminal:
+            if app.out.is_terminal and not app.out.json:
                 app.out.page(lambda view=view: view.show(app.out, watch=True))  # type: ignore[misc]
             elif now != before:
                 app.out.line(f"job {job}: {now}{_pace(view.overview)}")
@@ -143,10 +148,21 @@ def _watch(app: App, name: str, job: str, every_s: float, *, tasks: bool) -> int
                 return _judged(app, view)
             chunks = -(-len(fleet.ready) // CHUNK)
             app.aws.clock.sleep(max(every_s, CALLS_EACH * chunks / POLLS_PER_S))
-    except KeyboardInterrupt:
-        app.out.note("interrupted: the job goes on; to go on watching:")
-        app.out.note(f"  {app.command_line('status', job, '--watch', '-n', name)}")
-        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt as error:
+        why, code = interruption(error)
+        _tell_unwatched(app, why, again())
+        return code
+    except PmrError as error:
+        if begun:
+            _tell_unwatched(app, why_unwatched(error), again())
+        if isinstance(error, CredentialsEnded):
+            error.hint = f"log in again, then: {again()}"
+        raise
+
+
+def _tell_unwatched(app: App, why: str, again: str) -> None:
+    app.out.note(f"{why}: the job goes on; to go on watching:")
+    app.out.note(f"  {again}")
 
 
 # --- in words ----------------------------------------------------------------------------------
@@ -271,7 +287,7 @@ def _notes(share: Share) -> Iterator[str]:
     elif share.detached_by == "setsid":
         yield "screen is missing there; the runner is detached with setsid"
     if share.interrupted and not share.problem:
-        yield interruption(*share.interrupted)
+        yield spot_notice(*share.interrupted)
     if share.held and not share.problem:
         yield ", ".join(f"slots held back: {count} by {why}" for why, count in share.held.items())
     if share.damaged_lines:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from poormanray.cli.output import harmless, one_line
-from poormanray.errors import CredentialsEnded, ExitCode, JobConflict, PmrError
+from poormanray.errors import (
+    CredentialsEnded,
+    ExitCode,
+    JobConflict,
+    PmrError,
+    ReaderGone,
+    Unwritable,
+    interruption,
+)
 from poormanray.jobs.track import (
     Again,
     Backlog,
@@ -22,6 +31,7 @@ from poormanray.jobs.track import (
     Joined,
     LogGap,
     LogText,
+    Looked,
     Responsive,
     TaskChanged,
     Track,
@@ -36,6 +46,8 @@ if TYPE_CHECKING:
 
 # A line without an end is shown in pieces of this size.
 LONGEST_LINE = 1 << 20
+# How often a line is shown that a task writes anew over itself.
+REDRAWN_S = 1.0
 MIB = 1 << 20
 
 
@@ -65,16 +77,24 @@ class Watcher:
     """Prints what a follower yields.
 
     `prefix` puts `[name]` before every line; `by_task` makes that `[name task]`. `quiet` says
-    nothing of tasks that end (they are counted by somebody else).
+    nothing of tasks that end (they are counted by somebody else). `names` are those of the tasks,
+    where a failure is to name the script or the entry.
+
+    A line that a task writes anew over itself (a progress bar, with a carriage return each time) is
+    shown as it then stands, at most every REDRAWN_S seconds, before it has its end.
     """
 
     out: Output
     prefix: bool = True
     by_task: bool = False
     quiet: bool = False
+    names: Mapping[int, str] = field(default_factory=dict)
+    now_s: Callable[[], float] = time.monotonic
     partial: dict[tuple[str, str], bytearray] = field(default_factory=dict)
     unfinished: dict[tuple[str, str], LogText] = field(default_factory=dict)
     shown: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    redrawn: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    redrawn_s: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def show(self, happening: Happening) -> None:
         """Print one thing that happened."""
@@ -99,6 +119,8 @@ class Watcher:
                 self._instance(happening)
             case Again():
                 self._again(happening)
+            case Looked():
+                self._redraw()
             case Halted():
                 self._halted(happening)
             case Backlog():
@@ -138,7 +160,7 @@ class Watcher:
             self.out.note(f"[{host.name}] joins the job")
             self.out.event({"event": "joined", **which})
             return
-        words = interruption(change.action, change.at)
+        words = spot_notice(change.action, change.at)
         self.out.note(f"[{host.name}] {words}: nothing starts there")
         notice = {"action": change.action, "at": change.at}
         self.out.event({"event": "interrupted", **which, **notice})
@@ -163,9 +185,9 @@ class Watcher:
         for text in self.unfinished.values():
             self._show(text)
         self.unfinished.clear()
-        for (name, key), held in self.partial.items():
+        for place, held in self.partial.items():
             if held:
-                self._line(name, key, bytes(held))
+                self._whole_line(place, bytes(held))
         self.partial.clear()
 
     def _text(self, text: LogText) -> None:
@@ -189,7 +211,8 @@ class Watcher:
         self.shown[text.host.name, text.key] = text.data[-1:]
         if not self.prefix:
             if self.out.is_terminal:
-                shown = harmless(text.data.decode("utf-8", "replace"))
+                data = b"\n".join(_overwritten(line) for line in text.data.split(b"\n"))
+                shown = harmless(data.decode("utf-8", "replace"))
                 self.out.raw(shown.encode("utf-8", "replace"))
             else:
                 self.out.raw(text.data)
@@ -201,13 +224,39 @@ class Watcher:
         while len(rest) > LONGEST_LINE:
             lines.append(rest[:LONGEST_LINE])
             rest = rest[LONGEST_LINE:]
-        self.partial[place] = bytearray(rest)
         for line in lines:
+            self._whole_line(place, line)
+        self.partial[place] = bytearray(rest)
+        if b"\r" not in rest:
+            self.redrawn_s.pop(place, None)
+        else:
+            self.redrawn_s.setdefault(place, self.now_s())
+            self._redraw()
+
+    def _redraw(self) -> None:
+        """Show how each line stands that is written anew and has had no end for some time."""
+        now_s = self.now_s()
+        for place in [one for one, at_s in self.redrawn_s.items() if now_s - at_s >= REDRAWN_S]:
+            held = bytes(self.partial.get(place, b""))
+            if b"\r" not in held:
+                continue
+            if stands := _overwritten(held):
+                self._line(*place, stands)
+                self.redrawn[place], self.redrawn_s[place] = stands, now_s
+            # What stands behind the last carriage return may still grow.
+            self.partial[place] = bytearray(held.rpartition(b"\r")[2])
+
+    def _whole_line(self, place: tuple[str, str], line: bytes) -> None:
+        before = self.redrawn.pop(place, None)
+        if before is None:
             self._line(*place, line)
+        elif (stands := _overwritten(line)) not in (b"", before):
+            self._line(*place, stands)
 
     def _line(self, name: str, key: str, line: bytes) -> None:
         label = f"{name} {key.partition('.')[0]}" if self.by_task else name
         if self.out.is_terminal:
+            line = _overwritten(line)
             line = harmless(line.decode("utf-8", "replace")).encode()
         self.out.raw(f"[{one_line(label)}] ".encode() + line + b"\n")
 
@@ -257,10 +306,18 @@ class Watcher:
         )
         if self.quiet or not status.state.ended or status.state is TaskState.SUCCEEDED:
             return
-        self.out.note(f"[{change.host.name}] task {status.task} {ending(status)}")
+        name = self.names.get(status.task, "")
+        script = f" ({name})" if name not in ("", change.host.name, str(status.task)) else ""
+        self.out.note(f"[{change.host.name}] task {status.task}{script} {ending(status)}")
 
 
-def interruption(action: str, at: str) -> str:
+def _overwritten(line: bytes) -> bytes:
+    """Return how a line stands on a terminal after its carriage returns: what was written last."""
+    parts = [part for part in line.split(b"\r") if part]
+    return parts[-1] if parts else b""
+
+
+def spot_notice(action: str, at: str) -> str:
     """Return what EC2 has announced to do to a spot instance, in words."""
     return f"a spot notice: EC2 will {action} it" + (f" at {at}" if at != "-" else "")
 
@@ -328,7 +385,8 @@ class WayBack:
     """How to go on watching a job: the command to type; `tracks` tell what was last seen of it.
 
     `resume` is the command that starts stopped instances again, `reassign` the one that runs
-    elsewhere what instances have that do not respond.
+    elsewhere what instances have that do not respond. `collects`: what was cut off is no watch, but
+    the collecting of what the job has written.
     """
 
     job_id: str
@@ -336,6 +394,7 @@ class WayBack:
     tracks: Collection[Track]
     resume: str = ""
     reassign: str = ""
+    collects: bool = False
 
     def tell_stopped(self, out: Output) -> None:
         """Say what becomes of tasks on instances that are stopped, if there are any."""
@@ -355,8 +414,17 @@ class WayBack:
             out.note("  to run them elsewhere (what still runs there may then run twice):")
             out.note(f"  {self.reassign}")
 
+    @staticmethod
+    def tell_not_started(out: Output, job_id: str, why: str) -> None:
+        """Say that no instance has the job, so that nothing of it runs."""
+        out.note(f"{why}: this command has started nothing of job {job_id}")
+        out.event({"event": "not_started", "job": job_id, "why": why})
+
     def tell(self, out: Output, why: str) -> None:
         """Say that nobody watches any more, what still runs, and what to type; `why` in a word."""
+        if not any(track.started for track in self.tracks):
+            self.tell_not_started(out, self.job_id, why)
+            return
         states = Counter(
             track.status(task).state
             for track in self.tracks
@@ -371,7 +439,10 @@ class WayBack:
             last = f"as last seen, {running} running and {pending} pending on {hosts} instances"
         else:
             last = "every task has ended; its logs stay"
-        out.note(f"{why}: job {self.job_id} goes on without a watcher ({last}); to go on watching:")
+        what = f"goes on without a watcher ({last}); to go on watching:"
+        if self.collects:
+            what = "and its logs stay as they are on the instances; to collect them:"
+        out.note(f"{why}: job {self.job_id} {what}")
         out.note(f"  {self.command}")
         self.tell_silent(out)
         out.event(
@@ -387,21 +458,33 @@ class WayBack:
         )
 
 
+def why_unwatched(error: PmrError | KeyboardInterrupt) -> str:
+    """Return why nobody watches a job any more, in a few words."""
+    if isinstance(error, KeyboardInterrupt):
+        return interruption(error)[0]
+    if isinstance(error, ReaderGone):
+        return "nobody reads the output"
+    return "the output cannot be written" if isinstance(error, Unwritable) else "lost sight"
+
+
 def watched(
     out: Output, happenings: Iterator[Happening], watcher: Watcher, back: WayBack
 ) -> ExitCode | None:
-    """Show everything that happens; on Ctrl-C say how to go on, and return INTERRUPTED."""
+    """Show everything that happens; where a signal ends that, say how to go on, and return a code.
+
+    The code is that of the signal. An error says how to go on too, and passes.
+    """
     try:
         for happening in happenings:
             watcher.show(happening)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         watcher.finish()
-        back.tell(out, "interrupted")
-        return ExitCode.INTERRUPTED
+        back.tell(out, why_unwatched(error))
+        return interruption(error)[1]
     except PmrError as error:
         watcher.finish()
         if not isinstance(error, JobConflict):
-            back.tell(out, "lost sight")
+            back.tell(out, why_unwatched(error))
         if isinstance(error, CredentialsEnded):
             error.hint = f"log in again, then: {back.command}"
         raise

@@ -20,8 +20,9 @@ from poormanray.cli.watching import (
     readable_bytes,
     summary_event,
     watched,
+    why_unwatched,
 )
-from poormanray.errors import ExitCode, JobConflict, UsageProblem
+from poormanray.errors import ExitCode, JobConflict, PmrError, UsageProblem
 from poormanray.jobs.cancel import cancel
 from poormanray.jobs.fleet import muster
 from poormanray.jobs.follow import Follower
@@ -260,8 +261,12 @@ class Submission:
         """Make the job ready to start, sending large content ahead, and return its follower."""
         # The id is known before anything is sent: whoever is cut off can come back with it.
         self.sending = self._packed()
-        self._announce(self.sending)
-        self._send_ahead()
+        try:
+            self._announce(self.sending)
+            self._send_ahead()
+        except (KeyboardInterrupt, PmrError) as error:
+            WayBack.tell_not_started(self.app.out, self.job.job_id, why_unwatched(error))
+            raise
         manner = self.manner
         moves = None if manner.detach else manner.turns
         # Who joins later gets the content in parts.

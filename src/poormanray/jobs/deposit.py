@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from poormanray.errors import PmrError, UsageProblem
+from poormanray.errors import AwsRefused, PmrError, UsageProblem
 from poormanray.ledger import is_job_id
 
 if TYPE_CHECKING:
@@ -64,7 +64,11 @@ class Deposit:
         """
         # First: a write that seemed to fail, or was interrupted, may have been one.
         self.there = True
-        self.s3.put(self.bucket, self.key, data)
+        try:
+            self.s3.put(self.bucket, self.key, data)
+        except AwsRefused as refusal:
+            self.there = not refusal.had_no_effect
+            raise
 
     def get_url(self) -> str:
         """Return an address that reads the object, for some minutes."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer
-from poormanray.errors import Outage, PmrError
+from poormanray.errors import AwsRefused, Outage, PmrError
 from poormanray.jobs.cadence import Cadence
 from poormanray.jobs.logs import Piece
 from poormanray.jobs.looks import (
@@ -230,7 +230,12 @@ class Follower:
         for track in tracks:
             track.looking = True
             track.started = True
-        sent = self._remote.send(order, [track.host.instance_id for track in tracks])
+        try:
+            sent = self._remote.send(order, [track.host.instance_id for track in tracks])
+        except AwsRefused as refusal:
+            for track in tracks:
+                track.started = kind != "start" or not refusal.had_no_effect
+            raise
         self._flights += [(flight, kind, {}) for flight in sent.flights]
         for reply in sent.refused:
             yield from self._take(reply, kind, [])

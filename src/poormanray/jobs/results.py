@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +113,30 @@ def claim(folder: Path, job_id: str) -> None:
 def _taken(folder: Path, job_id: str, what: str) -> UsageProblem:
     other = f"{folder}-{job_id}" if folder.name else f"results-{job_id}"
     return UsageProblem(f"{folder} holds {what}", f"choose another folder: -o {shlex.quote(other)}")
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside what is to be written; what is in it then goes to `folder`.
+
+    Each file takes its place at once, when the block has ended well; else nothing in `folder`
+    changes. A link that lies in a file's place is replaced, not followed.
+
+    Raises:
+        OSError: something cannot be written.
+    """
+    with tempfile.TemporaryDirectory(
+        dir=folder, prefix=".pmr-", ignore_cleanup_errors=True
+    ) as name:
+        beside = Path(name)
+        yield beside
+        files = [path for path in beside.iterdir() if path.is_file()]
+        for path in files:
+            # A file system that writes later says only now that it has no room.
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        for path in sorted(files):
+            path.replace(folder / path.name)
 
 
 def fresh(path: Path) -> Path:
