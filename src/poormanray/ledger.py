@@ -15,7 +15,7 @@ from poormanray.schedule import whole_number
 
 # What the ledgers of this version are (shell/ledger.sh); every other format is refused.
 LEDGER_FORMAT = 2
-ID_LENGTH = 11
+ID_LENGTH, TIME_LENGTH = 11, 7
 # The highest signal number of Linux; a shell reports death by signal n as 128 + n.
 SIGNALS = 64
 HIGHEST_CODE = 255
@@ -35,10 +35,18 @@ def new_job_id(now_s: float | None = None) -> str:
     """Return a job id: seven characters of time (sortable, in seconds), four of chance."""
     moment = int(time.time() if now_s is None else now_s)
     text = ""
-    for _ in range(7):
+    for _ in range(TIME_LENGTH):
         moment, digit = divmod(moment, 32)
         text = ID_ALPHABET[digit] + text
     return text + "".join(secrets.choice(ID_ALPHABET) for _ in range(4))
+
+
+def job_time_s(job_id: str) -> int:
+    """Return the time in a job id, in epoch seconds."""
+    moment = 0
+    for letter in job_id[:TIME_LENGTH]:
+        moment = moment * 32 + ID_ALPHABET.index(letter)
+    return moment
 
 
 def is_job_id(text: str) -> bool:

@@ -263,11 +263,14 @@ def section_digest(name: str, data: bytes) -> str:
 
 def manifest_digest(manifest: bytes) -> str:
     """Return the digest of a `manifest` file, without the instances that have joined."""
+    return _digest(first_manifest(manifest))
+
+
+def first_manifest(manifest: bytes) -> bytes:
+    """Return a `manifest` file as it was submitted, without the instances that have joined."""
     lines = manifest.splitlines(keepends=True)
     first = {_word(one, 1) for one in lines if one.startswith(b"Q ")}
-    return _digest(
-        b"".join(one for one in lines if not one.startswith(b"H ") or _word(one, 2) in first)
-    )
+    return b"".join(one for one in lines if not one.startswith(b"H ") or _word(one, 2) in first)
 
 
 def _word(line: bytes, at: int) -> bytes:

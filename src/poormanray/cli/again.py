@@ -25,7 +25,7 @@ from poormanray.jobs.cancel import cancel
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.halt import Halt, halting, parse_halt
 from poormanray.jobs.join import of_ledger
-from poormanray.jobs.listing import Known
+from poormanray.jobs.listing import Known, check_majority
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
 from poormanray.jobs.track import Track, Wanted
 from poormanray.ledger import TaskState, ended_counts
@@ -120,6 +120,11 @@ def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> 
     turns = again.turns(
         chosen, before.tracks, before.found, retries=onward.retries, reassign=onward.reassign
     )
+    names = {one.instance_id: one.name for one in before.fleet.ready}
+
+    def differs(instance_id: str, why: str) -> None:
+        app.out.note(f"[{names[instance_id]}] {why}; another instance is read")
+
     follower = follower_for(
         app,
         before.fleet,
@@ -129,7 +134,7 @@ def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> 
         timeout_s=onward.wait_timeout_s,
         lost_after_s=onward.lost_after_s,
         turns=turns,
-        newcomers=of_ledger(before.fleet, before.known, DELIVER_TIMEOUT_S),
+        newcomers=of_ledger(before.fleet, before.known, DELIVER_TIMEOUT_S, differs),
     )
     count = len(chosen) + waiting
     watch = partial(_watch, app, before, follower, count, onward.halt)
@@ -220,6 +225,7 @@ def join(app: App, name: str, job: str, onward: Onward) -> int:
     if not onward.dry_run and all(one.state.ended for one in before.found):
         summary = before.known.summary
         return _told(app, summary.job_id, before.found, verdict(before.found, summary.task_count))
+    check_majority(before.fleet, before.known)
     return go_on(app, before, (), onward)
 
 

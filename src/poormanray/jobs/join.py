@@ -8,12 +8,28 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from poormanray import cluster
-from poormanray.errors import NotFound, Outage
+from poormanray.errors import JobConflict, NotFound, NotReached, Outage
 from poormanray.jobs.fleet import Fleet
-from poormanray.jobs.listing import CONTENT, ENV, MANIFEST, META, Known, read_files
+from poormanray.jobs.listing import (
+    CONTENT,
+    ENV,
+    MANIFEST,
+    META,
+    Known,
+    check_majority,
+    read_files,
+)
 from poormanray.jobs.submit import Parcel, pack_sections, upload
 from poormanray.jobs.track import Track
-from poormanray.manifest import Host, Job, encode_sections, with_hosts
+from poormanray.manifest import (
+    Host,
+    Job,
+    encode_sections,
+    first_manifest,
+    manifest_digest,
+    section_digest,
+    with_hosts,
+)
 from poormanray.model import InstanceState, Selection
 from poormanray.remote import Order
 
@@ -154,8 +170,18 @@ def of_job(fleet: Fleet, job: Job, deliver_timeout_s: int) -> Joiner:
     return Joiner(fleet, job, lambda: encode_sections(job), deliver_timeout_s)
 
 
-def of_ledger(fleet: Fleet, known: Known, deliver_timeout_s: int) -> Joiner:
-    """Return a joiner for a job that only its instances have."""
+def of_ledger(
+    fleet: Fleet, known: Known, deliver_timeout_s: int, on_mismatch: Callable[[str, str], None]
+) -> Joiner | None:
+    """Return a joiner for a job that only its instances have; None where no majority has it.
+
+    `on_mismatch` is called, in the joiner's thread, with the id of an instance whose copy is not
+    what the manifest says, and with why; another is read then.
+    """
+    try:
+        check_majority(fleet, known)
+    except JobConflict:
+        return None
     summary = known.summary
     job = Job(
         summary.job_id,
@@ -166,17 +192,45 @@ def of_ledger(fleet: Fleet, known: Known, deliver_timeout_s: int) -> Joiner:
         tasks=(),
         scripts=(),
     )
-    return Joiner(fleet, job, lambda: _sections_of(fleet, known), deliver_timeout_s)
+    return Joiner(fleet, job, lambda: _sections_of(fleet, known, on_mismatch), deliver_timeout_s)
 
 
-def _sections_of(fleet: Fleet, known: Known) -> Sections | None:
-    """Read all that a job is from one of its instances; None where none tells."""
+def _sections_of(
+    fleet: Fleet, known: Known, on_mismatch: Callable[[str, str], None]
+) -> Sections | None:
+    """Read all that a job is from one of its instances; None where none returns it.
+
+    Raises:
+        NotReached: no copy is the one that the job was submitted with.
+    """
     files = (("meta", META), ("manifest", MANIFEST), ("env", ENV), ("content", CONTENT))
+    wrong: list[str] = []
     for key in sorted(known.holders):
         sections: Sections = []
         for name, file in files:
             found = read_files(fleet, known.summary.job_id, file, [key])
             sections += [(name, data) for data in found.values()]
-        if len(sections) == len(files):
-            return sections
+        if len(sections) < len(files):
+            continue
+        if name := mismatch(known, sections):
+            wrong.append(key)
+            on_mismatch(key, f"its {name} is not the one that the job was submitted with")
+            continue
+        return [(n, first_manifest(data) if n == "manifest" else data) for n, data in sections]
+    if wrong:
+        raise NotReached(
+            f"no instance has the content that job {known.summary.job_id} was submitted with: it "
+            f"differs on {', '.join(wrong)}",
+            "submit the job again, as a job of its own",
+        )
     return None
+
+
+def mismatch(known: Known, sections: Sections) -> str:
+    """Return the name of a section that differs from its digest, "" where none does."""
+    digests = {**known.manifest.digests, "manifest": known.digest}
+    for name, data in sections:
+        digest = manifest_digest(data) if name == "manifest" else section_digest(name, data)
+        if digests.get(name) != digest:
+            return name
+    return ""

@@ -13,18 +13,20 @@ from poormanray.envelope import Answer, Chunk
 from poormanray.errors import JobConflict, NotFound, NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.logs import LogCursor, Text
-from poormanray.ledger import is_job_id
+from poormanray.ledger import is_job_id, job_time_s
 from poormanray.manifest import (
     Host,
     JobSummary,
     Manifest,
     decode_manifest,
     decode_meta,
+    first_manifest,
     manifest_digest,
     read_identity,
     section_digest,
     sound_summary,
 )
+from poormanray.model import Instance
 from poormanray.remote import CHUNK, DELIVER_TIMEOUT_S, EVERYONE, Order, unable
 from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
@@ -394,25 +396,59 @@ def held_by_most(
 
 def job_conflict(cluster: str, job_id: str, held: Mapping[str, str]) -> JobConflict:
     """Return the error of a job id that stands for several jobs: which instance has which."""
+    return JobConflict(
+        f"job {job_id} is not the same on all instances, by the digests of its manifest: "
+        f"{_digest_words(held)}",
+        f"pmr cancel {job_id} -n {cluster} ends it on all of them",
+    )
+
+
+def check_majority(fleet: Fleet, known: Known) -> None:
+    """Refuse a job's content from its instances unless more than half of them hold one manifest.
+
+    An instance of the cluster that does not answer and was there before the job counts as one of
+    them: what it would say is not known.
+
+    Raises:
+        JobConflict: there is no majority.
+    """
+    silent = [one for one, _ in fleet.left_out if _may_have(one, known.summary.job_id)]
+    silent += [one for one in fleet.ready if one.instance_id in known.problems]
+    first = {host.instance_id for host in known.manifest.hosts if not host.joined}
+    everyone = first | known.holders | known.others.keys() | {one.instance_id for one in silent}
+    if known.digest and 2 * len(known.holders) > len(everyone):
+        return
+    held = {**dict.fromkeys(known.holders, known.digest), **known.others}
+    raise JobConflict(
+        f"{len(known.holders)} of {len(everyone)} instances vouch for the content of job "
+        f"{known.summary.job_id}, which is no majority; digests of its manifest: "
+        f"{_digest_words({**dict.fromkeys(everyone, ''), **held})}",
+        f"pmr list -n {fleet.cluster} shows which of them cannot be asked; then try again",
+    )
+
+
+def _may_have(instance: Instance, job_id: str) -> bool:
+    launched_at = instance.launched_at
+    return launched_at is None or launched_at.timestamp() <= job_time_s(job_id)
+
+
+def _digest_words(held: Mapping[str, str]) -> str:
     by_digest: dict[str, list[str]] = {}
     for key, digest in sorted(held.items()):
         by_digest.setdefault(digest[:8] or "none", []).append(key)
-    words = "; ".join(f"{digest} on {', '.join(ids)}" for digest, ids in by_digest.items())
-    return JobConflict(
-        f"job {job_id} is not the same on all instances, by the digests of its manifest: {words}",
-        f"pmr cancel {job_id} -n {cluster} ends it on all of them",
-    )
+    return "; ".join(f"{digest} on {', '.join(ids)}" for digest, ids in by_digest.items())
 
 
 def verified_manifest(meta: bytes, manifest: bytes, digest: str) -> Manifest:
     """Read a job's manifest if it has this digest and the meta is its own.
 
-    Without a digest (a ledger that has none) nothing is compared.
+    Without a digest (a ledger that has none) nothing is compared. No instance's word counts on
+    which others have joined.
 
     Raises:
         ValueError: the manifest or the meta is damaged, or is another one.
     """
-    found = decode_manifest(manifest, decode_meta(meta).task_count)
+    found = decode_manifest(first_manifest(manifest), decode_meta(meta).task_count)
     if digest and manifest_digest(manifest) != digest:
         raise ValueError("its manifest is not the one that the job was submitted with")
     if digest and section_digest("meta", meta) != found.digests.get("meta"):
