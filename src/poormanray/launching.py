@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from poormanray.errors import (
     InstanceUnseen,
     NoAnswer,
     NoCapacity,
+    Outage,
     ProfileUnseen,
     UsageProblem,
 )
@@ -29,6 +30,12 @@ _NEW_PROFILE_S = 300.0
 _OLD_PROFILE_S = 20.0
 # EC2 tells a new instance to all of itself within seconds as a rule.
 _SHOWN_S = 60.0
+# How long a request without an answer is repeated, and how many refusals of it in all are
+# believed: the first may be of a part of EC2 that has not seen what another part has launched.
+_ANSWER_S = 300.0
+_REFUSALS = 3
+# EC2's code for a token that was used with other parameters: then that request did launch.
+USED_ALREADY = "IdempotentParameterMismatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +151,33 @@ def launch(aws: Aws, plan: Plan) -> Launched:
     """
     there: list[Instance] = []
     problem: AwsRefused | None = None
-    while len(there) < plan.spec.count and problem is None:
-        count = min(WAVE, plan.spec.count - len(there))
+    tokens: set[str] = set()
+    # What is asked for is planned: what EC2 shows of it, and when, decides nothing.
+    for begun in range(0, plan.spec.count, WAVE):
+        count = min(WAVE, plan.spec.count - begun)
         try:
-            there += _launch_wave(aws, plan, count, plan.first_index + len(there))
+            wave, problem = _launch_wave(aws, plan, count, plan.first_index + begun, tokens)
         except AwsRefused as refusal:
             if not there:
                 raise
-            problem = refusal
+            wave, problem = [], refusal
+        there += wave
+        if problem is not None:
+            break
     try:
-        return Launched(tuple(_named(aws, plan.spec.cluster, there)), problem)
+        return Launched(tuple(_named(aws, plan.spec.cluster, there, tokens)), problem)
     except AwsRefused as refusal:
         return Launched(tuple(numbered(there)), problem or refusal)
 
 
-def _launch_wave(aws: Aws, plan: Plan, count: int, first_index: int) -> list[Instance]:
-    """Launch one wave in the first subnet whose zone has room for all of it."""
+def _launch_wave(
+    aws: Aws, plan: Plan, count: int, first_index: int, tokens: set[str]
+) -> tuple[list[Instance], AwsRefused | None]:
+    """Launch one wave in the first subnet whose zone has room for all of it.
+
+    Returns what there is of it, and why that is not all. `tokens` takes in those of its requests.
+    The next subnet is tried only after EC2 has refused the one before it, never after silence.
+    """
     for number, subnet in enumerate(plan.subnets, start=1):
         request = LaunchRequest(
             spec=plan.spec,
@@ -171,6 +189,7 @@ def _launch_wave(aws: Aws, plan: Plan, count: int, first_index: int) -> list[Ins
             security_groups=plan.security_groups,
             profile=plan.profile,
         )
+        tokens.add(request.token)
         try:
             return _launch_once(aws, request)
         except NoCapacity:
@@ -179,10 +198,10 @@ def _launch_wave(aws: Aws, plan: Plan, count: int, first_index: int) -> list[Ins
     raise AssertionError("a plan has at least one subnet")
 
 
-def _launch_once(aws: Aws, request: LaunchRequest) -> list[Instance]:
+def _launch_once(aws: Aws, request: LaunchRequest) -> tuple[list[Instance], AwsRefused | None]:
     """Launch one request; the same token is sent until EC2 sees the profile."""
     try:
-        return poll(
+        made = poll(
             lambda: aws.ec2().launch(request),
             clock=aws.clock,
             timeout_s=_NEW_PROFILE_S if request.profile.is_new else _OLD_PROFILE_S,
@@ -193,21 +212,61 @@ def _launch_once(aws: Aws, request: LaunchRequest) -> list[Instance]:
             f"EC2 does not see the instance profile {request.profile.name}",
             "check --instance-profile; a new one is seen after some minutes",
         ) from error
-    except NoAnswer as unanswered:
-        # Whether it launched is not known; its token is on whatever did, once EC2 shows the tags.
+    except Outage as silence:
+        return _launch_again(aws, request, silence)
+    return made, None
+
+
+def _launch_again(
+    aws: Aws, request: LaunchRequest, silence: Outage
+) -> tuple[list[Instance], AwsRefused | None]:
+    """Repeat a request whose answer was lost, until all that it may have launched is seen.
+
+    The same token never launches twice; what it has launched carries it. Returns what was seen,
+    and an error where that is not all.
+
+    Raises:
+        AwsRefused: EC2 refuses the request, again and again, and shows nothing of it.
+        Outage: nothing of it was seen in all that time.
+    """
+    seen: dict[str, Instance] = {}
+    refusals = 0
+
+    def ask() -> bool:
+        nonlocal refusals
         try:
-            return poll(
-                lambda: [
-                    one
-                    for one in aws.ec2().instances(request.spec.cluster)
-                    if one.launch_token == request.token
-                ],
-                clock=aws.clock,
-                timeout_s=_SHOWN_S,
-                longest_s=5.0,
-            )
-        except TimeoutError:
-            raise unanswered from None
+            seen.update((one.instance_id, one) for one in aws.ec2().launch(request))
+        except (Outage, ProfileUnseen):
+            pass
+        except AwsRefused as refusal:
+            refusals += refusal.code != USED_ALREADY
+            if refusals >= _REFUSALS and not seen:
+                raise
+        if len(seen) < request.count:
+            seen.update((one.instance_id, one) for one in _shown(aws, request))
+        return len(seen) >= request.count
+
+    try:
+        poll(ask, clock=aws.clock, timeout_s=_ANSWER_S, until=bool, longest_s=5.0)
+    except TimeoutError:
+        if not seen:
+            raise silence from None
+        problem = NoAnswer(
+            f"EC2 has not answered a request for {request.count} instances; it shows {len(seen)} "
+            "of them, and the others may come",
+            f"pmr list -n {request.spec.cluster} shows them; pmr create only what is missing then",
+        )
+        return list(seen.values()), problem
+    return list(seen.values()), None
+
+
+def _shown(aws: Aws, request: LaunchRequest) -> list[Instance]:
+    """Return what EC2 shows of a request now: all of it only in time."""
+    try:
+        there = aws.ec2().instances(request.spec.cluster)
+    except Outage:
+        return []
+    return [one for one in there if one.launch_token == request.token]
 
 
 def _name(aws: Aws, instance: Instance) -> None:
@@ -228,10 +287,16 @@ def _name(aws: Aws, instance: Instance) -> None:
         ) from error
 
 
-def _named(aws: Aws, cluster: str, there: Sequence[Instance]) -> list[Instance]:
-    """Write the Name tag of each instance of the cluster that has none; return the new ones."""
-    new = {one.instance_id for one in there}
-    older = [one for one in aws.ec2().instances(cluster) if one.instance_id not in new]
+def _named(
+    aws: Aws, cluster: str, there: Sequence[Instance], tokens: Collection[str]
+) -> list[Instance]:
+    """Write the Name tag of each instance of the cluster that has none; return the new ones.
+
+    Those are `there`, or carry one of the launch's `tokens`.
+    """
+    seen = {one.instance_id for one in there}
+    older = [one for one in aws.ec2().instances(cluster) if one.instance_id not in seen]
+    new = seen | {one.instance_id for one in older if one.launch_token in tokens}
     everyone = numbered([*older, *there])
     for instance in everyone:
         if instance.state.alive and not instance.named:

@@ -96,6 +96,9 @@ class Cloud:
         self.requests.append(request)
         refusal = self.refusals.pop(0) if self.refusals else None
         first, token = request.first_index, request.token
+        made = [one for one in self.there if one.launch_token == token]
+        if made and refusal is None:
+            return made
         made = [
             replace(instance(first + n, PENDING), launch_index=n, launch_token=token, named=False)
             for n in range(request.count)
@@ -285,13 +288,13 @@ def test_no_room_where_the_user_wants_to_be_is_an_error(words: dict[str, str]) -
 def test_a_lost_answer_is_found_again_by_its_token() -> None:
     cloud = Cloud([instance(0)], refusals=[NoAnswer("read timeout")])
     assert ids(launched(cloud).instances) == ["i-1", "i-2", "i-3"]
-    assert len(cloud.requests) == 1
+    assert len({one.token for one in cloud.requests}) == 1
 
 
 def test_a_lost_answer_is_found_again_when_tags_come_late() -> None:
     cloud = Cloud(refusals=[NoAnswer("read timeout")], tags_late_until_s=9)
     assert ids(launched(cloud).instances) == ["i-0", "i-1", "i-2"]
-    assert len(cloud.requests) == 1
+    assert len({one.token for one in cloud.requests}) == 1
 
 
 def test_an_instance_that_ec2_does_not_know_yet_gets_its_name_a_little_later() -> None:

@@ -27,12 +27,20 @@ from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.join import Joiner
-from poormanray.jobs.listing import Known, Listed, find, find_with_events, list_jobs, resolve
+from poormanray.jobs.listing import (
+    Known,
+    Listed,
+    chosen_hosts,
+    find,
+    find_with_events,
+    id_in,
+    list_jobs,
+    resolve,
+)
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import tracks_of
 from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Contact, Track, Wanted
-from poormanray.ledger import is_job_id
 from poormanray.manifest import Host
 from poormanray.model import Selection, readable_s
 
@@ -211,12 +219,11 @@ def cancel(
     try:
         known = find(fleet, job)
     except JobConflict:
-        if not is_job_id(job):
+        if not (job_id := id_in(job)):
             raise
-        return _cancel_all(app, fleet, job, task)
-    hosts = [host for host in known.manifest.hosts if host.instance_id in known.holders]
-    if instance_ids:
-        hosts = [h for h in hosts if h.instance_id in instance_ids or h.name in instance_ids]
+        return _cancel_all(app, fleet, job_id, task)
+    chosen = chosen_hosts(known, instance_ids)
+    hosts = [host for host in chosen if host.instance_id in known.holders]
     # A task may have moved since: whoever does not have it has nothing to end.
     if not hosts or (task is not None and task not in known.manifest.task_names):
         raise NotFound(

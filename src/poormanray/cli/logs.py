@@ -21,7 +21,7 @@ from poormanray.cli.watching import Watcher, WayBack, summary_event, watched
 from poormanray.errors import ExitCode, NotFound
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
-from poormanray.jobs.listing import Known
+from poormanray.jobs.listing import Known, chosen_hosts
 from poormanray.jobs.outcome import Verdict, outcomes, verdict
 from poormanray.jobs.tail import read_tail
 from poormanray.jobs.track import LogText, Track, Wanted
@@ -37,12 +37,9 @@ class _Choice:
     instance_ids: tuple[str, ...]
 
     def tracks(self) -> list[Track]:
-        return [
-            track
-            for track in tracks_for(self.fleet, self.known)
-            if not self.instance_ids
-            or {track.host.instance_id, track.host.name} & {*self.instance_ids}
-        ]
+        chosen = {one.instance_id for one in chosen_hosts(self.known, self.instance_ids)}
+        tracks = tracks_for(self.fleet, self.known)
+        return [track for track in tracks if track.host.instance_id in chosen]
 
     def expected(self, tracks: Iterable[Track]) -> dict[int, str]:
         """Return the names of the tasks that are to be shown; of some instances, those they had."""
@@ -57,9 +54,10 @@ def _choice(
 ) -> _Choice:
     tasks = frozenset(known.manifest.task_names)
     choice = _Choice(fleet, known, tasks if task is None else tasks & {task}, instance_ids)
-    if not choice.tasks or not choice.tracks():
+    chosen_hosts(known, instance_ids)
+    if not choice.tasks:
         raise NotFound(
-            f"job {known.summary.job_id} has no such task or instance",
+            f"job {known.summary.job_id} has no task {task}",
             f"{app.command_line('status', known.summary.job_id, '-n', fleet.cluster)} lists them",
         )
     return choice

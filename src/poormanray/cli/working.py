@@ -40,7 +40,7 @@ from poormanray.jobs.submit import (
     without,
 )
 from poormanray.jobs.track import Contact, Happening, HostProblem, Looked, Wanted, is_conflict
-from poormanray.ledger import ended_counts, is_job_id
+from poormanray.ledger import ended_counts, is_job_id, new_job_id
 from poormanray.manifest import Manifest
 from poormanray.model import Instance, Selection
 
@@ -229,14 +229,17 @@ class Submission:
         self.chosen = bool(selection.instance_ids)
         self.fleet = muster(app.aws, selection, on_left_out=self._left_out)
         asked = [*self.fleet.ready, *(one for one, _ in self.fleet.left_out)]
-        self.job = plan(
+        # Ids tell which job is the newest: all clients take their time from one clock.
+        now_s = app.aws.ssm().server_time_s()
+        planned = plan(
             work,
             self.fleet.ready,
             cluster=selection.cluster,
             region=app.aws.region,
-            job_id=manner.job_id,
+            job_id=manner.job_id or new_job_id(now_s),
             chosen=[one.instance_id for one in asked] if self.chosen else (),
         )
+        self.job = replace(planned, created_at=int(now_s))
         self.whole = self.fleet
         if manner.job_id:
             # It may be the id of a job on any instance of the cluster.

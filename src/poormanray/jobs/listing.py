@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -125,18 +125,55 @@ def resolve(fleet: Fleet, reference: str) -> str:
         NotFound: there is no such job.
         NotReached: no instance answered.
     """
-    return reference if is_job_id(reference) else find(fleet, reference).summary.job_id
+    job_id = id_in(reference)
+    try:
+        return find(fleet, reference).summary.job_id
+    except (NotFound, NotReached):
+        if not job_id:
+            raise
+        return job_id
+
+
+def id_in(reference: str) -> str:
+    """Return the id that a reference is, by itself or as `id:ID`; "" for any other."""
+    word = reference.removeprefix("id:")
+    return word if is_job_id(word) else ""
+
+
+def name_in(reference: str) -> str:
+    """Return the name that a reference is if it is no id, by itself or as `name:NAME`."""
+    return reference.removeprefix("name:")
+
+
+def _or_named(
+    fleet: Fleet, reference: str, missing: NotFound, look: Callable[[Fleet, str], Known]
+) -> Known:
+    """Return the job whose name looks like an id, where there is none of that id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if is_job_id(reference):
+        with suppress(NotFound, NotReached):
+            return look(fleet, f"name:{reference}")
+    raise missing
 
 
 def find(fleet: Fleet, reference: str) -> Known:
     """Read what the job is that a reference means (an id, `last`, or a job's name).
 
+    A name that looks like an id is found where no job has that id; `name:NAME` is always a name,
+    and `id:ID` always an id.
+
     Raises:
         NotFound: there is no such job.
         NotReached: no instance answered.
     """
-    if is_job_id(reference):
-        return load(fleet, reference)
+    if job_id := id_in(reference):
+        try:
+            return load(fleet, job_id)
+        except NotFound as missing:
+            return _or_named(fleet, reference, missing, find)
     return _meant(fleet, reference, *_which(fleet, reference))
 
 
@@ -156,10 +193,13 @@ def find_with_events(fleet: Fleet, reference: str) -> Known:
     order = Order(
         Call("ends", (meant(reference), fleet.cluster), 0),
         {EVERYONE: f"0 0 0 {budget}", **rows},
-        comment=f"pmr status {reference}" if is_job_id(reference) else "pmr status",
+        comment=f"pmr status {id_in(reference)}".rstrip(),
         prompt=True,
     )
-    found, problems = _which(fleet, reference, order)
+    try:
+        found, problems = _which(fleet, reference, order)
+    except NotFound as missing:
+        return _or_named(fleet, reference, missing, find_with_events)
     known = _meant(fleet, reference, found, problems, rows)
     answers = found[known.summary.job_id]
     told = {key: answer for key, answer in answers.items() if key in known.holders}
@@ -179,7 +219,7 @@ def _meant(
         NotFound: there is none.
         NotReached: no instance returned a sound description of it.
     """
-    by_id = is_job_id(reference)
+    by_id = bool(id_in(reference))
     for job_id in sorted(found, reverse=True):
         answers = found[job_id]
         if by_id or len(answers) == len(fleet.ready):
@@ -195,7 +235,7 @@ def _meant(
             damaged = {k: why for k, why in problems.items() if why.startswith(DAMAGED)}
             holders = known.holders - damaged.keys()
             known = replace(known, holders=holders, problems={**known.problems, **damaged})
-        if by_id or reference in ("last", known.summary.name):
+        if by_id or reference == "last" or known.summary.name == name_in(reference):
             return known
     raise _no_job(fleet, reference)
 
@@ -225,15 +265,15 @@ def _which(
             found.setdefault(job_id, {})[instance_id] = answer
     if found:
         return found, problems
-    if problems and (is_job_id(reference) or len(problems) == len(fleet.ready_ids)):
+    if problems and (id_in(reference) or len(problems) == len(fleet.ready_ids)):
         raise _nobody_tells(fleet, f"which job {reference!r} is", problems)
     raise _no_job(fleet, reference)
 
 
 def _no_job(fleet: Fleet, reference: str) -> NotFound:
-    what = "no job" if reference == "last" else f"no job named {reference}"
-    if is_job_id(reference):
-        what = f"no job {reference}"
+    what = "no job" if reference == "last" else f"no job named {name_in(reference)}"
+    if job_id := id_in(reference):
+        what = f"no job {job_id}"
     return NotFound(
         f"cluster {fleet.cluster} has {what}", f"pmr jobs -n {fleet.cluster} lists its jobs"
     )
@@ -251,11 +291,12 @@ def _told_job(answer: Answer, reference: str, cluster: str, *, whole: bool) -> s
     if not is_job_id(job_id):
         raise ValueError("it does not say which job it means")
     if not whole:
-        return "" if is_job_id(reference) and job_id != reference else job_id
+        return "" if id_in(reference) not in ("", job_id) else job_id
     for record in answer.records:
         if isinstance(record, Chunk) and record.name == META and record.offset == 0:
             summary = sound_summary(job_id, record.data)
-            same = summary.cluster == cluster and reference in ("last", summary.name)
+            named = reference == "last" or name_in(reference) == summary.name
+            same = summary.cluster == cluster and named
             return job_id if same else ""
     raise ValueError("it does not say what the job is")
 
@@ -270,9 +311,12 @@ def meant(reference: str) -> str:
         raise UsageProblem("the name of the job is empty", "give its id, its name or `last`")
     if reference == "last":
         return reference
-    if is_job_id(reference):
-        return f"id:{reference}"
-    return "name:" + (base64.b64encode(os.fsencode(reference)).decode("ascii") or "=")
+    if job_id := id_in(reference):
+        return f"id:{job_id}"
+    name = name_in(reference)
+    if not name.strip():
+        raise UsageProblem(f"{reference!r} names no job", "give its id, its name or `last`")
+    return "name:" + base64.b64encode(os.fsencode(name)).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +498,22 @@ def verified_manifest(meta: bytes, manifest: bytes, digest: str) -> Manifest:
     if digest and section_digest("meta", meta) != found.digests.get("meta"):
         raise ValueError("its meta is not the one that the job was submitted with")
     return found
+
+
+def chosen_hosts(known: Known, words: Sequence[str]) -> list[Host]:
+    """Return the instances of a job that are named, by id or name; all of them where none is.
+
+    Raises:
+        NotFound: the job has no such instance.
+    """
+    hosts, job = known.manifest.hosts, known.summary
+    there = {word for host in hosts for word in (host.instance_id, host.name)}
+    if missing := [word for word in words if word not in there]:
+        raise NotFound(
+            f"job {job.job_id} has no instance {', '.join(missing)}",
+            f"pmr status {job.job_id} -n {job.cluster} lists its instances",
+        )
+    return [one for one in hosts if not words or {one.instance_id, one.name} & {*words}]
 
 
 def with_joined(fleet: Fleet, manifest: Manifest, holders: Collection[str]) -> Manifest:

@@ -7,12 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from poormanray.jobs.fleet import Fleet
-from poormanray.jobs.listing import Known, find_with_events, meant
+from poormanray.jobs.listing import Known, find_with_events, id_in, meant, name_in
 from poormanray.jobs.outcome import Outcome, outcomes
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
 from poormanray.jobs.survey import looked_over
 from poormanray.jobs.track import Track
-from poormanray.ledger import is_job_id
 from poormanray.manifest import JobSummary, read_identity
 from poormanray.remote import Order
 from poormanray.shell import Call
@@ -75,7 +74,7 @@ def glance(fleet: Fleet, reference: str, look: Look) -> Overview:
     answers = _ask(fleet, reference)
     summary = answers.summary
     # By name or as the newest, a job is what most of its instances say: all have to be heard.
-    heard = is_job_id(reference) or len(answers.shares) == len(fleet.ready)
+    heard = id_in(reference) or len(answers.shares) == len(fleet.ready)
     if (
         summary is not None
         and summary.cluster == fleet.cluster
@@ -84,7 +83,8 @@ def glance(fleet: Fleet, reference: str, look: Look) -> Overview:
     ):
         return overview
     known = find_with_events(fleet, answers.job_id or reference)
-    if not is_job_id(reference) and reference not in ("last", known.summary.name):
+    by_name = reference != "last" and not id_in(reference)
+    if by_name and known.summary.name != name_in(reference):
         known = find_with_events(fleet, reference)
     return _closely(fleet, known, look, answers.last_lines).overview
 

@@ -7,14 +7,12 @@ import gzip
 import hashlib
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from poormanray.errors import JobConflict, NotFound, NotReached, UsageProblem
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.listing import job_conflict, load, meant
-from poormanray.ledger import new_job_id
 from poormanray.manifest import (
     SHORT_DIGITS,
     HelperFile,
@@ -87,7 +85,7 @@ def plan(
     *,
     cluster: str,
     region: str,
-    job_id: str = "",
+    job_id: str,
     chosen: Sequence[str] = (),
 ) -> Job:
     """Decide who runs what; `chosen` are the ids of the instances that the user named, if any."""
@@ -102,7 +100,7 @@ def plan(
         for instance, share, cap in zip(instances, shares, caps, strict=False)
     )
     return Job(
-        job_id=job_id or new_job_id(),
+        job_id=job_id,
         kind=work.kind,
         cluster=cluster,
         region=region,
@@ -116,7 +114,6 @@ def plan(
         user=work.user,
         env=work.env,
         helper_files=work.helper_files,
-        created_at=int(time.time()),
         compat=work.compat,
         rules=work.rules,
         chosen=tuple(sorted(chosen)),
