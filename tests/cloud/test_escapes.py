@@ -29,6 +29,7 @@ LONGEST_S = 90
 # In a script, $AT is the instance's root, $OUT the folder outside, and `swap` puts a link there.
 PRELUDE = """
 exec 2>/dev/null
+AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID:-$PMR_INSTANCE_ID}
 swap() { mv "$1" "$1.aside"; ln -sfT "$2" "$1"; }
 """
 ORCHESTRATION = "$AT/var/lib/amazon/ssm/$AWS_SSM_INSTANCE_ID/document/orchestration"
@@ -132,6 +133,13 @@ class Outside:
 
 @pytest.fixture
 def outside() -> Iterator[Outside]:
+    with outsides() as found:
+        yield found
+
+
+@contextlib.contextmanager
+def outsides() -> Iterator[Outside]:
+    """Make a folder outside for the block."""
     with tempfile.TemporaryDirectory(dir=OUTSIDE, prefix="pmr-outside-") as name:
         found = Outside(Path(name))
         found.plant()

@@ -29,6 +29,33 @@ screen -dmS beats sh -c "$beat" screen
 nohup sh -c "$beat" nohup >/dev/null 2>&1 &
 trap '' TERM HUP INT
 """
+# Root inside takes hold of all that could keep the instance's first process from its end.
+HOLD = """
+cat >/var/tmp/hold.py <<'END'
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+for at in ("/proc/1/fd", "/proc/1/task/1/fd"):
+    for name in os.listdir(at) if os.access(at, os.R_OK) else ():
+        for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
+            try:
+                os.set_inheritable(os.open(f"{at}/{name}", flags | os.O_NONBLOCK), True)
+            except OSError:
+                pass
+first = os.pidfd_open(1)
+for number in range(8):
+    libc.syscall(438, first, number, 0)  # pidfd_getfd
+seized = libc.ptrace(0x4206, 1, None, None)  # PTRACE_SEIZE
+stopped = libc.ptrace(0x4207, 1, None, None)  # PTRACE_INTERRUPT
+os.kill(1, 19)
+open("/var/lib/pmr/held", "w").write(f"{seized} {stopped}")
+while True:
+    open("/var/lib/pmr/beat", "a").write("x")
+    time.sleep(0.05)
+END
+setsid python3 /var/tmp/hold.py >/dev/null 2>&1 </dev/null &
+until test -s /var/lib/pmr/held; do sleep 0.05; done
+"""
 NAMES = ("setsid", "bare", "twice", "screen", "nohup")
 CHILD = """
 import sys, threading
@@ -114,6 +141,32 @@ def test_nothing_survives_sigkill_to_the_host(
         # The next host cleans up what is left of the folders.
         Host(Path(name)).close()
         assert not Path(name, ONE).exists()
+
+
+def test_root_inside_cannot_outlive_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("namespaces", monkeypatch)
+    with tempfile.TemporaryDirectory() as name:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, name, ONE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(HOLD.encode())
+            child.stdin.close()
+            assert child.stdout.readline() == b"started\n"
+            family = psutil.Process(child.pid).children(recursive=True)
+            assert family
+            child.send_signal(signal.SIGKILL)
+        beat = Path(name, ONE, "var/lib/pmr/beat")
+        try:
+            soon(lambda: still(beat, 0.3))
+            soon(lambda: not any(alive(process) for process in family))
+        finally:
+            for process in family:
+                if alive(process):
+                    process.kill()
+        Host(Path(name)).close()
 
 
 def beaters(folder: str, isolation: str) -> list[psutil.Process]:

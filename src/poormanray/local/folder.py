@@ -45,6 +45,9 @@ _CREATED = ".created"
 _HIDDEN_CONFIGURATION = ("/run/", "/var/")
 # Where an instance shows the machine's /etc: its own /etc is full of links into it.
 MACHINE_ETC = "/.etc"
+# The links into it, made once for all instances: one more name for such a link costs a tenth of a
+# new one (measured: 1.3 ms for 130 names, against 20 ms), and nobody can change what a link says.
+ETC_LINKS = ".etc"
 # The instance's own in /etc, with what programs that change users leave beside them.
 _USER_FILES = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
 _OWN_ETC = {"hosts", "hostname", ".pwd.lock", *_USER_FILES} | {
@@ -171,6 +174,11 @@ class Directory:
         fresh = f".{uuid.uuid4().hex}"
         os.symlink(target, fresh, dir_fd=self._fd)
         os.rename(fresh, _plain(name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def share(self, name: str, other: Directory) -> None:
+        """Give a link of another folder the same name here."""
+        both = _plain(name)
+        os.link(both, both, src_dir_fd=other._fd, dst_dir_fd=self._fd, follow_symlinks=False)
 
     def pipe(self, name: str, mode: int, owner: Owner) -> int:
         """Make a named pipe of the instance's root; return it, open both ways."""
@@ -358,8 +366,9 @@ class InstanceFolder:
         etc.write("hosts", hosts.encode(), 0o644, self.owner)
         etc.write("hostname", f"{hostname}\n".encode(), 0o644, self.owner)
         if self._own_etc:
-            for name, target in _machine_etc():
-                etc.link(name, target)
+            with self._instances.enter(ETC_LINKS) as links:
+                for name in links.names():
+                    etc.share(name, links)
 
     def _users(self) -> dict[str, str]:
         users = [("root", 0, "/root", "/bin/bash")]
@@ -393,11 +402,11 @@ class InstanceFolder:
                     folder.write(real.name, real.read_bytes(), 0o644, self.owner)
 
 
-def _machine_etc() -> list[tuple[str, str]]:
-    """Return the links that show the machine's configuration in an instance's own /etc."""
-    with os.scandir("/etc") as entries:
-        kept = [entry for entry in entries if entry.name not in _OWN_ETC]
-    return [
-        (one.name, str(Path(one).readlink()) if one.is_symlink() else f"{MACHINE_ETC}/{one.name}")
-        for one in kept
-    ]
+def link_machine_etc(instances: Directory) -> None:
+    """Make the links that show the machine's configuration in every instance's own /etc."""
+    instances.remove(ETC_LINKS)
+    with instances.make(ETC_LINKS, 0o700) as links, os.scandir("/etc") as entries:
+        for one in entries:
+            if one.name not in _OWN_ETC:
+                own = str(Path(one).readlink()) if one.is_symlink() else ""
+                links.link(one.name, own or f"{MACHINE_ETC}/{one.name}")

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from poormanray.local import inside, standins
 from poormanray.local.executions import Ended, Errand, Execution, Launched, Watcher
-from poormanray.local.folder import NOTICE, Directory, InstanceFolder, Owner
+from poormanray.local.folder import NOTICE, Directory, InstanceFolder, Owner, link_machine_etc
 from poormanray.local.namespaces import (
     STANDINS_AT,
     Nested,
@@ -114,6 +114,7 @@ class Host:
         self.isolation_reason = ""
         self._owner = owner_behind_root()
         self._install_standins(own_users=True)
+        link_machine_etc(self._instances_folder)
         self._sweep()
         self._choose()
 

@@ -3,7 +3,7 @@
 It is started as `python -I -S nest.py PLAN` and uses the standard library alone. Of its processes
 two stay: the *keeper* (the host's child, in the outer user namespace only) and the instance's
 first process (in the inner one). Keeper and first process both end when standard input closes,
-which is a pipe whose other end only the host holds; the kernel then ends the whole instance.
+whose other end only the host holds; the kernel then ends the whole instance.
 The keeper never collects the first process, so that its process id cannot be used again.
 
 Standard output is a socket: `pid N`; `listening` with the descriptor of a socket that listens on
@@ -385,14 +385,20 @@ def _drop_capabilities() -> None:
             libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
 
 
-def _wait_for_end(*, reap: bool) -> NoReturn:
-    """Become a tiny process that ends when the host closes its end of standard input."""
+def _wait_for_end(first: int = 0) -> NoReturn:
+    """Become a tiny process that ends when the host closes its end of standard input.
+
+    The keeper then kills the `first` process, which root inside can keep from ending by itself.
+    """
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.closerange(3, 64)
     # Ignored, the kernel collects ended children by itself, adopted ones too.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN if reap else signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL if first else signal.SIG_IGN)
+    if first:
+        words = ["sh", "-c", 'read -r _; kill -9 "$1"', "-", str(first)]
+        os.execve("/bin/sh", words, {})  # noqa: S606 (a fixed program)
     os.execve("/bin/cat", ["cat"], {})  # noqa: S606 (a fixed program)
 
 
@@ -413,7 +419,7 @@ def _be_first_process(plan: dict[str, Any]) -> NoReturn:
     except OSError as error:
         _give_up(error)
     os.write(1, b"ready\n")
-    _wait_for_end(reap=True)
+    _wait_for_end()
 
 
 def _give_up(error: OSError) -> NoReturn:
@@ -434,7 +440,9 @@ def main() -> None:
     if first == 0:
         _be_first_process(plan)
     os.write(1, f"pid {first}\n".encode())
-    _wait_for_end(reap=False)
+    # Only who is the same user may kill the first process.
+    _become_root_inside()
+    _wait_for_end(first)
 
 
 if __name__ == "__main__":
