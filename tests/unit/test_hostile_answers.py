@@ -212,6 +212,33 @@ def test_what_is_no_answer_is_damaged_and_exit_code_4() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lack", "why"),
+    [
+        ("PMR0 missing gzip\n", "it has no gzip: install it (package gzip)"),
+        ("PMR0 bash 4.1\n", "its bash is 4.1: install bash 4.2 or newer"),
+    ],
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_what_an_instance_lacks_is_named_at_once(
+    lack: str, why: str, live: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = said(part(0, line("E 2.0 1 1 0 exit 1.0 0")))
+    ssm = Ssm({ME: [lack], YOU: [done]})
+    follower, _ = followed(ssm, Wanted(live=live))
+    assert why in follower.tracks[ME].problem
+    assert verdict(outcomes_of(follower.tracks.values()), 3).code == ExitCode.NOT_REACHED
+    # It is not asked again and again for what it cannot do.
+    assert sum(ME in ids for ids in ssm.sends) < 9
+    assert why in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["PMR0 missing\n", "PMR0 missing $(x)\n", "PMR0 bash\n", "PMR0"])
+def test_what_is_no_such_line_is_damage(damage: str) -> None:
+    with pytest.raises(EnvelopeError):
+        decode(damage)
+
+
+@pytest.mark.parametrize(
     "lie",
     [
         said(part(0, b"", 10**17)),
