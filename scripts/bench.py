@@ -8,6 +8,8 @@
     scripts/bench help               how long help, version and completion take
     scripts/bench map                (not in road) overhead, balance, 10,000 tasks
     scripts/bench ledger             (not in road) 100,000 tasks: calls, time and memory
+    scripts/bench look               (not in road) what one look costs an instance
+    scripts/bench crowd              (not in road) 50 clients ask 200 instances for a job's status
     scripts/bench trials             (not in road) 20 maps under seeded faults
     scripts/bench scale              (not in road) 500 instances, and 5 calls a second
     scripts/bench huge               (not in road) 2,000 instances
@@ -36,6 +38,7 @@ from typing import IO, Any
 
 from scripts import killing
 from scripts.bench_ledger import measure_ledger
+from scripts.bench_look import measure_crowd, measure_look
 from scripts.bench_map import measure_map
 from scripts.bench_scale import measure_huge, measure_scale
 from scripts.bench_trials import measure_trials
@@ -242,9 +245,11 @@ MEASURES: dict[str, Callable[[], Iterator[Figure]]] = {
 }
 OTHERS: dict[str, Callable[[], Iterator[Figure]]] = {
     "scale": measure_scale,
+    "crowd": measure_crowd,
     "huge": measure_huge,
     "map": measure_map,
     "ledger": measure_ledger,
+    "look": measure_look,
     "trials": measure_trials,
 }
 

@@ -16,6 +16,10 @@ import zlib
 from dataclasses import dataclass, field
 
 MARK = "PMR1"
+# A short body of printable characters, as it is but for its newlines.
+PLAIN_MARK = "PMRT"
+# What the agent puts where it cuts an output off.
+CUT_MARK = "--output truncated--"
 # Of an instance that lacks what an envelope takes: a line of plain text, what is wrong with it.
 LACKS_MARK = "PMR0"
 _LACKS = re.compile(r"PMR0 (missing(?: [a-z0-9]{1,20}){1,60}|bash [0-9]{1,3}\.[0-9]{1,3})\n?")
@@ -25,6 +29,8 @@ WORDS = 5
 MOST_BODY_BYTES = 1 << 20
 # The jobs of an instance and the logs of one request are at most a hundred, each with a few lines.
 MOST_RECORDS = 1_000
+# Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
+_NO_DIGIT = re.compile(r"[^0-9a-zA-Z ]")
 # No log is longer than this, and Python itself takes its time over endless digits.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -120,8 +126,42 @@ def decode(output: str) -> Answer:
     """
     if output.startswith(LACKS_MARK) and (found := _LACKS.fullmatch(output)):
         return Answer(more=False, facts={"refused": found[1]})
+    if output.startswith(PLAIN_MARK + " "):
+        more, body = _plain_body(output)
+        return _parse(body, more=more, packed_bytes=len(body))
     more, packed = _unwrap(output)
     return _parse(_inflate(packed), more=more, packed_bytes=len(packed))
+
+
+def checksum(text: str) -> str:
+    """Return the checksum of an event line, or of a plain body (shell/base.sh: checksum)."""
+    return f"{checksum_number(text):08x}"
+
+
+def checksum_number(text: str) -> int:
+    """Return the checksum of a text as a number."""
+    value = 5381
+    for word in _NO_DIGIT.sub("z", text).split(" "):
+        for at in range(0, len(word), 11):
+            some = word[at : at + 11]
+            value = ((value * 33 + len(word) - at) * 31 + int(some, 36)) % 4294967291
+    return value
+
+
+def _plain_body(output: str) -> tuple[bool, bytes]:
+    line = output.split("\n", 1)[0]
+    words = line.split(" ", WORDS - 1)
+    if len(words) < WORDS or not _NUMBER.fullmatch(words[2]):
+        raise EnvelopeCut("the envelope's first words are not all there")
+    length, text = int(words[2]), words[4]
+    body = text[:length].replace("\t", "\n")
+    rest = text[length:]
+    sound = len(body) == length and body.isascii() and checksum(body) == words[3]
+    if sound and rest in ("", CUT_MARK):
+        return words[1] == "1", body.encode("ascii")
+    if len(body) < length or CUT_MARK in text:
+        raise EnvelopeCut(f"less than {length} characters arrived")
+    raise EnvelopeError("the envelope's checksum is wrong")
 
 
 def _unwrap(output: str) -> tuple[bool, bytes]:

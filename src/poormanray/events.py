@@ -6,28 +6,14 @@ import re
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from poormanray.envelope import Condensed
+from poormanray.envelope import Condensed, checksum, checksum_number
 
-# Whatever is no digit of base 36 (nor a space between words) counts as one in a checksum.
-_NO_DIGIT = re.compile(r"[^0-9a-zA-Z ]")
+__all__ = ["checksum", "written_out"]
+
 # An end as shell/ends.sh tells it: the difference of its task, and perhaps attempt and code.
 _SHORT_END = re.compile(r"(-?[0-9]{1,17})(?: ([0-9]+) ([0-9]+))?")
 _DIFFERENCE = re.compile(r"-?[0-9]{1,17}")
 _SLOT = re.compile(r"[0-9]{1,9}")
-
-
-def checksum(text: str) -> str:
-    """Return the checksum of an event line (shell/ledger.sh: checksum)."""
-    return f"{_number(text):08x}"
-
-
-def _number(text: str) -> int:
-    value = 5381
-    for word in _NO_DIGIT.sub("z", text).split(" "):
-        for at in range(0, len(word), 11):
-            some = word[at : at + 11]
-            value = ((value * 33 + len(word) - at) * 31 + int(some, 36)) % 4294967291
-    return value
 
 
 def written_out(part: Condensed) -> tuple[list[str | None], bool]:
@@ -48,7 +34,7 @@ def written_out(part: Condensed) -> tuple[list[str | None], bool]:
             task += int(found[1])
             text = f"E {end} {task} {found[2] or 1} {found[3] or 0} exit {start} {slot}"
             events.append(text)
-            total += 0 if part.sum is None else _number(text)
+            total += 0 if part.sum is None else checksum_number(text)
         else:
             events.append(None)
     events += [None] * sum(1 for _ in ends)

@@ -20,6 +20,7 @@ from poormanray.envelope import (
     Hole,
     Record,
     Shrunk,
+    checksum,
     decode,
     encode,
 )
@@ -128,6 +129,34 @@ def test_text_before_it_is_refused_and_text_after_it_ignored() -> None:
     for text in (" " + SOUND, "\n" + SOUND, "Warning: x\n" + SOUND, "PMR2" + SOUND[4:]):
         with pytest.raises(EnvelopeError, match="does not begin"):
             decode(text)
+
+
+def plain(body: str, *, more: bool = False) -> str:
+    """Return a body as an instance writes it that needs no process for that."""
+    text = body.replace("\n", "\t")
+    return f"PMRT {int(more)} {len(body)} {checksum(body)} {text}\n"
+
+
+PLAIN = plain("k runner running\nl 0.1 0 5 5\nhello", more=True)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_plain_one_is_as_good_and_a_cut_is_noticed(mark: str) -> None:
+    found = decode(PLAIN[:-1] + mark)
+    assert (found.more, found.facts, found.records) == (TRUTH.more, TRUTH.facts, TRUTH.records)
+    for at in range(len(PLAIN) - 1):
+        with pytest.raises(EnvelopeError) as caught:
+            decode(PLAIN[:at] + mark)
+        assert isinstance(caught.value, EnvelopeCut) or at < len("PMRT ")
+
+
+@given(st.integers(5, len(PLAIN) - 2), st.characters(codec="utf-8") | st.just("\ud800"))
+def test_a_changed_character_of_a_plain_one_never_makes_wrong_data(at: int, letter: str) -> None:
+    changed = PLAIN[:at] + letter + PLAIN[at + 1 :]
+    # Capitals count as small letters, and what is neither letter, digit nor space as one letter.
+    if at > len("PMRT ") and checksum(changed) != checksum(PLAIN):
+        with pytest.raises(EnvelopeError):
+            decode(changed)
 
 
 def test_a_bomb_is_refused_before_it_goes_off() -> None:

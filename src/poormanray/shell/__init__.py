@@ -40,6 +40,8 @@ RARE = {
 }
 # Verbs that need nothing else.
 ALONE = {"put": ("base.sh", "answer.sh", "put.sh")}
+# Verbs that read what comes with the send, or a part of the send, from a file.
+WITH_DATA = ("start", "put")
 # Only a start needs the runner: it leaves a copy of the library in the ledger.
 RUNNER = ("base.sh", "ledger.sh", "queue.sh", "holding.sh", "user.sh", "runner.sh", "main.sh")
 
@@ -129,7 +131,8 @@ def render(call: Call) -> str:
     head = library + rest + _assignments(call, len(library)).encode()
     script = _with_offset(head, _text("call.sh").encode()) + call.bundle.data
     packed = base64.b64encode(gzip.compress(script, mtime=0)).decode("ascii")
-    return f"#!/bin/sh\nPMR_SEND='{packed}'\n{_text('send.sh')}"
+    with_data = "1" if call.verb in WITH_DATA else ""
+    return f"#!/bin/sh\nPMR_WITH_DATA='{with_data}'\nPMR_SEND='{packed}'\n{_text('send.sh')}"
 
 
 def shell_words(words: Sequence[str]) -> str:

@@ -5,6 +5,8 @@
 SEND=$0
 BOX=${0%/*}
 begin_answer
+# Whoever only looks has nothing to complain of, and no need of a folder.
+[[ $VERB == @(observe|ends|which|probe|summary|jobs) ]] || keep_errors
 expired && exit 0
 case $VERB in
     start | put | observe | ends | queue | cancel | jobs | which | probe | summary | prune | outputs) "verb_$VERB" ${ARGS[@]+"${ARGS[@]}"} ;;

@@ -48,6 +48,7 @@ event_lines() { # the most bytes to read; sets lines to whole ones, and READ to 
     fi
     if ((${#all} < EVENTS_SIZE)); then
         # What is damaged may hold NULs, which bash drops: they count all the same.
+        need_box
         take "$JOB_DIR/events" "$EVENTS_AT" "$1" | tr '\000' '?' >"$BOX/events"
         mapfile lines <"$BOX/events"
         printf -v all %s ${lines[@]+"${lines[@]}"}
@@ -59,30 +60,45 @@ event_lines() { # the most bytes to read; sets lines to whole ones, and READ to 
     unset "lines[last]"
 }
 
-last_lines() { # of the logs of what failed, as a record; sets LINES_TOLD
-    local size key line lines tails files=() sizes=() at=0 told=
+last_lines() { # of the logs of what failed, as a record in BODY; sets LINES_TOLD
+    local key TOLD='' files=()
     LINES_TOLD=
     ((0 < ${#FAILED[@]} && ${#FAILED[@]} <= MOST_LINES)) || return 0
     for key in ${FAILED[@]+"${FAILED[@]}"}; do
-        files+=("$JOB_DIR/logs/$key")
+        if whole "$JOB_DIR/logs/$key" "$MOST_LOG"; then
+            last_line_of "$key" "${TEXT:${#TEXT} < TAIL ? 0 : ${#TEXT} - TAIL}"
+        else
+            files+=("$JOB_DIR/logs/$key")
+        fi
     done
+    ((${#files[@]} == 0)) || last_lines_of ${files[@]+"${files[@]}"}
+    [[ -n $TOLD ]] || return 0
+    BODY+="l @last 0 ${#TOLD} ${#TOLD}"$'\n'$TOLD
+    LINES_TOLD=1
+}
+
+last_line_of() { # task.attempt, the end of its log; adds its last line to TOLD
+    local line=${2//$'\r'/$'\n'}
+    line=${line%"${line##*[![:space:]]}"}
+    TOLD+="$1 ${line##*$'\n'}"$'\n'
+}
+
+last_lines_of() { # long logs; adds the last line of each to TOLD
+    local line lines tails sizes=() at=0
     # All in one go, as each process costs as much as all the rest.
-    stat -c '%s %n' -- ${files[@]+"${files[@]}"} >"$BOX/sizes" 2>/dev/null
+    need_box
+    stat -c '%s %n' -- "$@" >"$BOX/sizes" 2>/dev/null
     mapfile -t sizes <"$BOX/sizes"
     ((${#sizes[@]} > 0)) || return 0
     tail -q -c "$TAIL" -- "${sizes[@]#* }" >"$BOX/tails"
     mapfile lines <"$BOX/tails"
     printf -v tails %s ${lines[@]+"${lines[@]}"}
     for line in ${sizes[@]+"${sizes[@]}"}; do
-        size=$((${line%% *} < TAIL ? ${line%% *} : TAIL)) key=${line##*/} line=${tails:at:size}
-        at=$((at + size)) line=${line//$'\r'/$'\n'}
-        line=${line%"${line##*[![:space:]]}"}
-        told+="$key ${line##*$'\n'}"$'\n'
+        last_line_of "${line##*/}" "${tails:at:TAIL}"
+        at=$((at + (${line%% *} < TAIL ? ${line%% *} : TAIL)))
     done
     # A NUL, or who writes on after a task's end, would shift all that follows.
-    ((at == ${#tails})) || return 0
-    printf 'l @last 0 %s %s\n%s' ${#told} ${#told} "$told"
-    LINES_TOLD=1
+    ((at == ${#tails})) || TOLD=
 }
 
 condense() { # the most bytes to read; sets ENDS to what whole lines of the events tell, and READ

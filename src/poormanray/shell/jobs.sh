@@ -39,7 +39,7 @@ tally() { # sets the counts of the tasks that are here, by what became of their 
 }
 
 verb_jobs() { # most; the newest jobs first
-    local folder names=() index count=0
+    local folder names=() index count=0 text
     WANTED='' EVENTS_AT=
     for folder in "$PMR_ROOT"/jobs/*/; do
         [[ -d $folder ]] && names+=("${folder%/}")
@@ -52,10 +52,10 @@ verb_jobs() { # most; the newest jobs first
         runner_state
         [[ $RUNNER == dead ]] && settle
         tally
-        printf '%s\nqueued=%s\nsucceeded=%s\nfailed=%s\nrunning=%s\nrunner=%s\n' \
-            "$(<"$JOB_DIR/meta")" "$QUEUED" "$SUCCEEDED" "$FAILED" "$RUNNING" \
-            "$RUNNER" >"$BOX/job"
-        add_job "$BOX/job"
+        whole "$JOB_DIR/meta" "$MOST_LOG" || continue
+        printf -v text 'queued=%s\nsucceeded=%s\nfailed=%s\nrunning=%s\nrunner=%s\n' \
+            "$QUEUED" "$SUCCEEDED" "$FAILED" "$RUNNING" "$RUNNER"
+        add_job "$TEXT$text"
         count=$((count + 1))
     done
     ((${#names[@]} > count)) && MORE_FACTS=1

@@ -2,10 +2,12 @@
 # shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The ledger of one instance: where its files are, events, claims, and what "running" means.
 
-# A descriptor that never has anything to read: `read -t` on it waits without a process.
-exec {PMR_NEVER}<> <(:)
+never() { # sets PMR_NEVER to a descriptor that never has anything to read
+    [[ -n ${PMR_NEVER-} ]] || exec {PMR_NEVER}<> <(:)
+}
 
-pause() { # seconds, fractions allowed
+pause() { # seconds, fractions allowed; without a process
+    never
     read -r -t "$1" -u "$PMR_NEVER" || :
 }
 
@@ -84,19 +86,6 @@ started_at() { # pid; sets STARTED to the process's start time in clock ticks si
     STARTED=
     fields_of "$1" || return 1
     STARTED=${FIELDS[19]}
-}
-
-checksum() { # text; sets SUM to eight hexadecimal digits
-    local word hash=5381
-    # Eleven characters at a time are read as one number: a loop over characters costs more than
-    # a short task does.
-    for word in ${1//[^0-9a-zA-Z ]/z}; do
-        while [[ -n $word ]]; do
-            hash=$((((hash * 33 + ${#word}) * 31 + 36#${word:0:11}) % 4294967291))
-            word=${word:11}
-        done
-    done
-    printf -v SUM %08x "$hash"
 }
 
 event() { # words of the event; one whole line, appended by one write

@@ -122,6 +122,7 @@ give_pack() { # URL; puts the pack there, for one who can read the bucket
 
 verb_outputs() { # job glob most; the row, if there is one, is the URL to put the pack at
     local PACK_LOCK
+    never
     WANTED='' EVENTS_AT=''
     if ! open_job "$1"; then
         refuse_job

@@ -394,6 +394,8 @@ run_slots() { # until every slot has found the queue empty
 runner() { # job
     local watcher lock size
     open_job "$1" || exit 1
+    # Every process of the runner has this one.
+    never
     # Held by the runner and its slots for life: there is never a second runner of a job.
     exec {HELD}>"$JOB_DIR/runner.lock"
     flock -n "$HELD" || exit 0

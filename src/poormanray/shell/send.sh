@@ -19,13 +19,19 @@ for old in "$folder"/pmr.[0-9]*; do
     [ ! -e "$old" ] || kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
 done
 box=$folder/pmr.$$
-if ! mkdir "$box" 2>/dev/null; then
-    rm -rf "$box"
+[ ! -e "$box" ] || rm -rf "$box"
+if [ -n "$PMR_WITH_DATA" ]; then
+    # What comes with it is cut out of a file.
     mkdir "$box" || exit 0
-fi
-base64 -d <<END | gzip -dc >"$box/send"
+    base64 -d <<END | gzip -dc >"$box/send"
 $PMR_SEND
 END
-bash "$box/send" </dev/null
-rm -rf "$box"
+    bash "$box/send" </dev/null
+else
+    # shellcheck disable=SC2016 # it is for bash to expand
+    base64 -d <<END | bash -c 'eval "$(gzip -dc)" </dev/null' "$box/send"
+$PMR_SEND
+END
+fi
+[ ! -e "$box" ] || rm -rf "$box"
 exit 0

@@ -241,31 +241,37 @@ name_of() { # task; sets NAME to what the manifest has (base64), at most 48 byte
     ((${#NAME} <= 64)) || NAME=${NAME:0:64}~
 }
 
-last_line() { # task.attempt bytes; sets TEXT to the last line of its log that is not empty (base64)
+last_line() { # task.attempt bytes; sets LAST_TEXT to the last line of its log that is not empty (base64)
     local line
-    TEXT='='
+    LAST_TEXT='='
     [[ -s $JOB_DIR/logs/$1 ]] || return 0
-    line=$(tail -c 4096 "$JOB_DIR/logs/$1" | tr '\000\r' '?\n')
+    if whole "$JOB_DIR/logs/$1" "$MOST_LOG"; then
+        line=${TEXT:${#TEXT} < 4096 ? 0 : ${#TEXT} - 4096} line=${line//$'\r'/$'\n'}
+    else
+        line=$(tail -c 4096 "$JOB_DIR/logs/$1" | tr '\000\r' '?\n')
+    fi
     line=${line%"${line##*[![:space:]]}"}
     line=${line##*$'\n'}
-    [[ -z $line ]] || TEXT=$(printf %s "${line:0:$2}" | base64 -w 0)
-    ((${#line} <= $2)) || TEXT+='~'
+    [[ -z $line ]] || LAST_TEXT=$(base64 -w 0 < <(printf %s "${line:0:$2}"))
+    ((${#line} <= $2)) || LAST_TEXT+='~'
 }
 
-tell() { # how many of the slowest and of the failed; the job's meta and what it has come to
+tell() { # how many of the slowest and of the failed; sets TOLD to the job's meta and what it has come to
     local state index told=0 task attempt code why at line
-    cat "$JOB_DIR/meta"
+    whole "$JOB_DIR/meta" "$MOST_LOG"
+    TOLD=$TEXT
     for state in pending running succeeded failed timeout cancelled lost; do
-        printf 'n_%s=%s\n' "$state" "${COUNT[$state]}"
+        TOLD+="n_$state=${COUNT[$state]}"$'\n'
     done
-    printf '%s\n' "runner=$RUNNER" "slots_now=$SLOTS" "detached=$DETACHED" "damaged=$DAMAGED" \
+    printf -v line '%s\n' "runner=$RUNNER" "slots_now=$SLOTS" "detached=$DETACHED" "damaged=$DAMAGED" \
         "cancelled_job=$CANCELLED_JOB" "first=$FIRST" "last=$LAST" "now=$US" "ran=$RAN" "busy=$BUSY" \
         "under=$UNDER" "spread=$SPREAD" "gave=$GAVE" "waits=$WAITS" \
         "held=${HELD[*]-}" "notice=$NOTICE"
+    TOLD+=$line
     for ((index = 0; index < $1 && index < ${#SLOWEST[@]}; index++)); do
         read -r at task attempt <<<"${SLOWEST[index]}"
         name_of "$task"
-        printf 'slow%s=%s\n' "$index" "$task $attempt $at $NAME"
+        TOLD+="slow$index=$task $attempt $at $NAME"$'\n'
     done
     for ((index = ${#BAD[@]} - 1; index >= 0 && told < $1; index--)); do
         read -r task attempt state code why at <<<"${BAD[index]}"
@@ -273,13 +279,13 @@ tell() { # how many of the slowest and of the failed; the job's meta and what it
             continue
         name_of "$task"
         last_line "$task.$attempt" $(($1 > 1 ? LAST_LINE : LAST_LINE / 2))
-        printf 'bad%s=%s\n' "$told" "$task $attempt $state $code ${why:0:60} $at $NAME $TEXT"
+        TOLD+="bad$told=$task $attempt $state $code ${why:0:60} $at $NAME $LAST_TEXT"$'\n'
         told=$((told + 1))
     done
 }
 
 verb_summary() { # which job (see find_job), cluster, how many of the slowest and of the failed
-    local most=$3 text MOST_SLOW=$3 MANIFEST=() BAD=() SLOWEST=()
+    local most=$3 text TOLD MOST_SLOW=$3 MANIFEST=() BAD=() SLOWEST=()
     local -A OURS=() OPENED=() NEWEST=() STATE=() SEEN=() BEGAN=() TOOK=() GIVEN=()
     local -A COUNT=([pending]=0 [running]=0 [succeeded]=0 [failed]=0 [timeout]=0 [cancelled]=0 [lost]=0)
     local US FIRST=0 LAST=0 RAN=0 BUSY=0 UNDER=0 SLOTS=0 DETACHED='' DAMAGED=0 CANCELLED_JOB=0
@@ -296,12 +302,13 @@ verb_summary() { # which job (see find_job), cluster, how many of the slowest an
         fold
         count
         while :; do
-            tell "$most" >"$BOX/job"
-            text=$(gzip -c <"$BOX/job" | base64 -w 0)
-            ((${#text} < SMALL - 200 || most == 0)) && break
+            tell "$most"
+            ((${#TOLD} < SMALL - 200 || most == 0)) && break
+            text=$(printf %s "$TOLD" | gzip -c | base64 -w 0)
+            ((${#text} < SMALL - 200)) && break
             most=$((most / 2))
         done
-        add_job "$BOX/job"
+        add_job "$TOLD"
         tell_identity
     else
         refuse_job

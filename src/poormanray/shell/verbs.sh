@@ -24,8 +24,12 @@ runner_facts() {
     [[ $RUNNER == dead ]] && settle
     [[ ! -e $JOB_DIR/waits ]] || fact waits 1
     # Of its events only so much is told now: what comes later is for the next look.
-    size_of "$JOB_DIR/events" && EVENTS_SIZE=$SIZE && fact events "$SIZE"
-    return 0
+    if whole "$JOB_DIR/events" "$MOST_EVENTS"; then
+        EVENTS_TEXT=$TEXT EVENTS_SIZE=${#TEXT}
+    else
+        size_of "$JOB_DIR/events" && EVENTS_SIZE=$SIZE
+    fi
+    fact events "${EVENTS_SIZE-0}"
 }
 
 # --- start -----------------------------------------------------------------------------------
@@ -253,12 +257,13 @@ grown() { # true when a log that was asked for, or the events, have more than wa
 }
 
 wait_for_news() { # window in seconds; ends early when the job is over, or soon after news
-    local tick=0 news=0 step=0.2 each_s=5 ticks EVENTS_FD EVENTS_READ=0 ENDED=0 QUEUED NEWS NEWS_FD
+    local tick=0 news=0 step=0.2 each_s=5 ticks EVENTS_FD EVENTS_READ=0 ENDED=0 QUEUED NEWS NEWS_FD queue
     # Where a look lasts long, hundreds of instances are looked at: none has to hurry.
     (($1 > 10)) && step=1 each_s=1
     ticks=$(($1 * each_s))
     open_news
-    QUEUED=$(wc -l <"$JOB_DIR/queue")
+    mapfile -t queue <"$JOB_DIR/queue"
+    QUEUED=${#queue[@]}
     exec {EVENTS_FD}<"$JOB_DIR/events"
     while :; do
         runner_state
