@@ -201,6 +201,10 @@ class Client:
         told: dict[str, Any] = json.loads(lines[-1]) if lines else {}
         return told
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return what it has reported so far of one kind."""
+        return [row for line in self._lines() if (row := json.loads(line))["event"] == kind]
+
     def _lines(self) -> list[str]:
         text = self._out.read_text() if self._out.exists() else ""
         return text.split("\n")[:-1]

@@ -123,7 +123,7 @@ REASONS = {
     "timeout": "the task's time was over",
     "cancelled": "cancelled",
     "instance": "the instance is gone",
-    "mirrored": "another instance remembers it; its log is gone with its own",
+    "mirrored": "confirmed: backup; its log is gone with its instance",
 }
 _NO_USER = "no-user:"
 
@@ -186,6 +186,18 @@ class EventLog:
             if self.own is not None:
                 self.own.add(status.task)
             self._put(status, [])
+
+    def forget(self, keys: Iterable[tuple[int, int]]) -> None:
+        """Take back how attempts have ended: they are open again."""
+        for key in keys:
+            if self.tasks.pop(key, None) is None:
+                continue
+            task, attempt = key
+            left = [status for (one, _), status in self.tasks.items() if one == task]
+            self.newest.pop(task, None)
+            if left:
+                self.newest[task] = max(left, key=lambda status: status.attempt)
+            self.open[task] = max(attempt, self.open.get(task, 0))
 
     def knows(self, key: tuple[int, int]) -> bool:
         """Say whether an attempt has come to the instance from elsewhere, whatever became of it."""

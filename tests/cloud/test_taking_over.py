@@ -98,14 +98,23 @@ def test_what_a_lost_instance_ended_is_remembered(quick: Pmr) -> None:
     assert done["counts"]["SUCCEEDED"] == 60
     kept = [t for t in done["tasks"] if t["name"] == "mirror-0000"]
     assert kept
-    assert {t["reason"] for t in kept} == {
-        "another instance remembers it; its log is gone with its own"
+    assert {(t["confirmed"], t["reason"]) for t in kept} == {
+        ("backup", "confirmed: backup; its log is gone with its instance")
     }
+    assert done["confirmed_by_backup"] == len(kept)
+    assert f"({len(kept)} confirmed: backup)" in again.stderr
+    status = quick("status", job, "-n", "mirror")
+    assert f"{len(kept)} confirmed: backup" in status.stdout
     ended = {e["task"] for e in first if e["state"] == "SUCCEEDED"}
     assert {t["task"] for t in kept} <= ended
     # Nothing that somebody remembers ran again.
     assert not {task for task, _ in starts(again.stdout)} & {t["task"] for t in kept}
     assert not ended_twice(again.stdout)
+    words = ("map", "-n", "mirror", "--resume", job, "--no-trust-backups", "--json")
+    anew = quick(*words, timeout_s=120)
+    assert {task for task, _ in starts(anew.stdout)} == {t["task"] for t in kept}
+    assert summary(anew.stdout)["counts"]["SUCCEEDED"] == 60
+    assert summary(anew.stdout)["confirmed_by_backup"] == 0
 
 
 def test_what_waits_on_a_stopped_instance_is_given_away_only_when_asked(quick: Pmr) -> None:

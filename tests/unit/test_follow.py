@@ -15,6 +15,7 @@ from poormanray.errors import AwsRefused, Denied, ExitCode, NoAnswer
 from poormanray.events import checksum
 from poormanray.jobs.cadence import SILENCE_S
 from poormanray.jobs.follow import MOST_FAILURES, Follower
+from poormanray.jobs.mirror import MIRROR
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.patience import LONG_READ_S
@@ -81,7 +82,16 @@ class Guest:
     packed_bytes: int = 9
     orders: int = 0
 
+    def queued(self, row: str) -> Answer:
+        """Close the records that an order closes, and record nothing."""
+        at, _, _, lost, *_ = row.split(" ")
+        facts = {"events": str(len(self.events)), "sealed": lost.strip("-*"), **self.facts}
+        events = Chunk("events", int(at), self.events[int(at) :], 0)
+        return Answer(more=False, facts=facts, events=events, records=(Chunk(MIRROR, 0, b"", 0),))
+
     def answer(self, row: str) -> Answer:
+        if MIRROR in row:
+            return self.queued(row)
         at, _, _, budget, *specs = row.split(" ")
         room = self.room if int(budget) < 5000 else self.room * 10
         chunk = None
@@ -638,7 +648,7 @@ def test_who_is_gone_is_noticed_when_an_order_for_it_comes_to_nothing(why: str) 
         reply = Reply(key, None, why, delivered=False)
         guests[key] = Guest(
             begun(number) + done(number),
-            always=lambda row, gone=reply: gone if len(row.split()) == 3 else None,  # type: ignore[misc]
+            always=lambda row, gone=reply: gone if MIRROR in row else None,  # type: ignore[misc]
         )
     cloud = Cloud(guests)
     follower, _ = follow(

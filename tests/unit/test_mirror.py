@@ -8,12 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poormanray.events import checksum
-from poormanray.jobs.mirror import MOST_CHARS, REASON, Mirrors, decode, encode, learn
+from poormanray.jobs.mirror import (
+    MOST_CHARS,
+    Backup,
+    Mirrors,
+    Move,
+    backup_of,
+    decode,
+    decode_moves,
+    encode,
+    encode_moves,
+    ring,
+)
 from poormanray.jobs.track import Contact, Track
+from poormanray.jobs.trust import vouch
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
 from tests.support.tracks import outcomes_of
 
+LOST = Contact.LOST
 STATUSES = st.lists(
     st.builds(
         TaskStatus,
@@ -103,18 +116,83 @@ def test_nothing_is_forgotten(
         assert remembered >= wanted[gone.host.instance_id]
 
 
+def book(*words: str) -> Backup:
+    found = Backup()
+    data = b"".join(line(word) for word in words)
+    found.feed(0, data, len(data))
+    return found
+
+
 def test_a_lost_instance_s_ends_are_known_from_another() -> None:
-    gone = Track(Host(0, "i-0", "c-0", (0, 1, 2)), problem="it is terminated", contact=Contact.LOST)
+    gone = Track(Host(0, "i-0", "c-0", (0, 1, 2)), problem="it is terminated", contact=LOST)
     other = Track(Host(1, "i-1", "c-1", (3,)))
-    told = decode(line(encode(0, [TaskStatus(0, 1, TaskState.SUCCEEDED, 0)])))
-    told[0].append(TaskStatus(9, 2, TaskState.FAILED, 7, REASON))
-    learn([gone, other], told)
+    done, failed = TaskStatus(0, 1, TaskState.SUCCEEDED, 0), TaskStatus(1, 2, TaskState.FAILED, 7)
+    # Task 9 was never there.
+    ends = [done, TaskStatus(1, 1, TaskState.FAILED, 7), failed]
+    ends.append(TaskStatus(9, 1, TaskState.SUCCEEDED, 0))
+    vouch([gone, other], {"i-1": book(encode(0, ends))})
     found = {one.task: (one.state, one.status.exit_code) for one in outcomes_of([gone, other])}
     assert found == {
         0: (TaskState.SUCCEEDED, 0),
-        1: (TaskState.LOST, None),
+        1: (TaskState.FAILED, 7),
         2: (TaskState.LOST, None),
         3: (TaskState.PENDING, None),
-        9: (TaskState.FAILED, 7),
+        9: (TaskState.LOST, None),
     }
     assert not other.log.tasks
+
+
+def test_only_the_backup_that_was_chosen_has_a_word() -> None:
+    for teller, state in (("i-1", TaskState.SUCCEEDED), ("i-2", TaskState.LOST)):
+        gone = Track(Host(0, "i-0", "c-0", (0,)), problem="it is terminated", contact=LOST)
+        others = [Track(Host(n, f"i-{n}", f"c-{n}", (n,))) for n in (1, 2)]
+        told = {teller: book(encode(0, [TaskStatus(0, 1, TaskState.SUCCEEDED, 0)]))}
+        vouch([gone, *others], told)
+        assert outcomes_of([gone, *others])[0].state is state
+    gone = Track(Host(0, "i-0", "c-0", (0,)), problem="it is terminated", contact=LOST)
+    vouch([gone, *others], told, trust_ends=False)
+    assert outcomes_of([gone, *others])[0].state is TaskState.LOST
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8),
+    st.permutations(range(8)),
+)
+def test_all_find_the_same_backups(kinds: list[tuple[bool, bool]], order: list[int]) -> None:
+    tracks = []
+    for number, (joined, gone) in enumerate(kinds):
+        tracks.append(
+            Track(Host(number, f"i-{number}", f"c-{number}", () if joined else (number,)))
+        )
+        tracks[-1].contact = LOST if gone else Contact.OPEN
+    shuffled = [tracks[number] for number in order if number < len(tracks)]
+    chosen = ring(shuffled)
+    for track in tracks:
+        other = backup_of(track, tracks)
+        assert chosen.get(track.host.instance_id) == (other.host.instance_id if other else None)
+        assert other is None or not (other is track or other.gone)
+
+
+MOVES = st.builds(
+    Move,
+    st.integers(0, 99),
+    st.tuples(st.integers(0, 9999), st.integers(1, 9)),
+    st.integers(0, 99),
+    lost=st.booleans(),
+)
+
+
+@given(st.sets(MOVES, max_size=20), st.integers(1, 40))
+def test_moves_are_read_as_they_were_written(moves: set[Move], piece: int) -> None:
+    words = encode_moves(moves)
+    assert " " not in words
+    data = b"".join(line(word) for word in words.split(";") if word)
+    assert set(decode_moves(data)) == moves
+    found = Backup()
+    for at in range(0, len(data), piece):
+        assert not found.whole
+        found.feed(at, data[at : at + piece], len(data))
+    assert found.offset == len(data)
+    firsts = {(one.source, one.key) for one in moves if one.lost}
+    assert {one for one in found.moves if not one.lost} == {one for one in moves if not one.lost}
+    assert len([one for one in found.moves if one.lost]) == len(firsts)

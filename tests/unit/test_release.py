@@ -53,8 +53,7 @@ def release(played: World) -> None:
 def return_of(played: World, name: str) -> None:
     """Let a new client find the instance running again."""
     played.instances[name].alive = True
-    tracks = {key: Track(track.host) for key, track in played.mover.tracks.items()}
-    played.mover = Mover("job", tracks)
+    played.mover = played.client()
     release(played)
 
 
@@ -90,7 +89,7 @@ def test_nobody_goes_on_before_all_have_told() -> None:
     silent.problem, silent.contact = "it is terminated", Contact.LOST
     order = release_order("job", [waits, silent])
     assert order is not None
-    assert order.rows == {"i-0": "0 + -"}
+    assert order.rows == {"i-0": "0 + - * - -"}
 
 
 def test_many_are_taken_before_it_goes_on() -> None:
@@ -98,9 +97,10 @@ def test_many_are_taken_before_it_goes_on() -> None:
     waits, other = Track(Host(0, "i-0", "c-0", many)), Track(Host(1, "i-1", "c-1", ()))
     waits.waits = waits.looked = other.looked = True
     other.log._adopt([(task, 2) for task in many])
+    other.assigned = {(task, 2) for task in many}
     order = release_order("job", [waits, other])
     assert order is not None
-    _, adopts, gives = order.rows["i-0"].split(" ")
+    _, adopts, gives, *_ = order.rows["i-0"].split(" ")
     assert (adopts, gives.count("/")) == ("-", MOST_KEYS - 1)
     waits.log._give([(task, 1) for task in many[:MOST_KEYS]], 1)
     order = release_order("job", [waits, other])
@@ -115,7 +115,7 @@ def test_of_two_that_wait_neither_gives_way() -> None:
         track.waits = track.looked = True
     order = release_order("job", [one, two])
     assert order is not None
-    assert set(order.rows.values()) == {"0 + -"}
+    assert set(order.rows.values()) == {"0 + - * - -"}
 
 
 def test_what_was_given_to_an_instance_that_is_gone_is_lost() -> None:

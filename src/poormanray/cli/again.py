@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import DURATION, App, Command, aws_options, cluster_option
 from poormanray.cli.planned import show_again
-from poormanray.cli.watching import WayBack, summary_event, watched
+from poormanray.cli.watching import WayBack, count_words, summary_event, watched
 from poormanray.cli.working import Then, lost_after_option
 from poormanray.entries import parse_array
 from poormanray.errors import ExitCode, UsageProblem
@@ -28,7 +28,7 @@ from poormanray.jobs.join import of_ledger
 from poormanray.jobs.listing import Known, check_majority
 from poormanray.jobs.outcome import Outcome, Verdict, outcomes, verdict
 from poormanray.jobs.track import Track, Wanted
-from poormanray.ledger import TaskState, ended_counts
+from poormanray.ledger import TaskState
 from poormanray.manifest import script_digest, task_key
 from poormanray.remote import DELIVER_TIMEOUT_S
 
@@ -55,6 +55,15 @@ def _halt(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Ha
         raise click.BadParameter(str(error)) from error
 
 
+trust_backups_option = click.option(
+    "--no-trust-backups",
+    "trust_backups",
+    is_flag=True,
+    default=True,
+    flag_value=False,
+    help="Run again what only a backup has as ended, as its instance has departed.",
+)
+
 halt_option = click.option(
     "--halt",
     callback=_halt,
@@ -73,8 +82,8 @@ class Seen:
     found: Sequence[Outcome]
 
 
-def seen(app: App, name: str, job: str) -> Seen:
-    """Find a map's job, and look at it once.
+def seen(app: App, name: str, job: str, *, trust_backups: bool = True) -> Seen:
+    """Find a map's job, and look at it once; without `trust_backups`, at its instances only.
 
     Raises:
         NotFound: there is no such job.
@@ -86,7 +95,7 @@ def seen(app: App, name: str, job: str) -> Seen:
             f"job {known.summary.job_id} is a {known.summary.kind}, not a map",
             "type its command again; it becomes a job of its own",
         )
-    tracks = looked_at(app, fleet, known)
+    tracks = looked_at(app, fleet, known, trust_backups=trust_backups)
     return Seen(fleet, known, tracks, outcomes(tracks, known.manifest.task_names))
 
 
@@ -104,6 +113,7 @@ class Onward:
     chain: Chain = Chain()  # noqa: RUF009 (it is frozen)
     dry_run: bool = False
     reassign: bool = False
+    trust_backups: bool = True
     fixed: tuple[str, ...] = ()
 
 
@@ -120,6 +130,7 @@ def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> 
     turns = again.turns(
         chosen, before.tracks, before.found, retries=onward.retries, reassign=onward.reassign
     )
+    turns = replace(turns, trust_backups=onward.trust_backups)
     names = {one.instance_id: one.name for one in before.fleet.ready}
 
     def differs(instance_id: str, why: str) -> None:
@@ -203,7 +214,7 @@ def resume(
     Raises:
         UsageProblem: the program is another, or an option asks for what the job cannot follow.
     """
-    before = seen(app, name, job)
+    before = seen(app, name, job, trust_backups=onward.trust_backups)
     job_id = before.known.summary.job_id
     if program is not None:
         differs = _changes(before.known, program)
@@ -221,7 +232,7 @@ def resume(
 
 def join(app: App, name: str, job: str, onward: Onward) -> int:
     """Watch a map, and let the cluster's other instances take part in what waits."""
-    before = seen(app, name, job)
+    before = seen(app, name, job, trust_backups=onward.trust_backups)
     if not onward.dry_run and all(one.state.ended for one in before.found):
         summary = before.known.summary
         return _told(app, summary.job_id, before.found, verdict(before.found, summary.task_count))
@@ -292,9 +303,7 @@ def _nothing(app: App, before: Seen, onward: Onward) -> int:
 def _told(
     app: App, job_id: str, found: Sequence[Outcome], reached: Verdict, then: Then | None = None
 ) -> int:
-    counts = ended_counts(one.status for one in found)
-    words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
-    app.out.note(f"job {job_id}: {words}")
+    app.out.note(f"job {job_id}: {count_words(found)}")
     reached = then(found, reached) if then else reached
     app.out.event(summary_event(job_id, found, reached))
     return reached.code
@@ -319,6 +328,7 @@ def _numbers(words: Sequence[str], known: Known) -> frozenset[int]:
 @click.option("--lost", is_flag=True, help="What was lost with its instance or its runner.")
 @retries_option
 @reassign_option
+@trust_backups_option
 @halt_option
 @click.option("--wait-timeout", type=DURATION, help="Stop watching after this long.")
 @lost_after_option
@@ -333,6 +343,7 @@ def retry(  # noqa: PLR0913 (one for each option)
     lost: bool,
     retries: int | None,
     reassign: bool,
+    trust_backups: bool,
     halt: Halt | None,
     wait_timeout: float | None,
     lost_after: float | None,
@@ -344,11 +355,18 @@ def retry(  # noqa: PLR0913 (one for each option)
     TASKS are ids such as 3, 5-9 or 1,4; named, they run again also if they succeeded. Scripts
     and entries are those that the job was submitted with; logs of earlier attempts stay.
     """
-    before = seen(app, name, job)
+    before = seen(app, name, job, trust_backups=trust_backups)
     numbers = _numbers(tasks, before.known)
     states = (again.FAILED if failed else frozenset()) | (again.LOST if lost else frozenset())
     if not states:
         states = again.UNSUCCESSFUL | ({TaskState.SUCCEEDED} if numbers else frozenset())
     chosen = again.chosen(before.found, states, numbers)
-    how = Onward(retries or 0, wait_timeout or 0.0, lost_after or 0.0, halt, reassign=reassign)
+    how = Onward(
+        retries or 0,
+        wait_timeout or 0.0,
+        lost_after or 0.0,
+        halt,
+        reassign=reassign,
+        trust_backups=trust_backups,
+    )
     return go_on(app, before, chosen, how)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +22,7 @@ from poormanray.cli.options import (
 from poormanray.cli.prune import WEEK_S, Chosen, prune_jobs
 from poormanray.cli.watching import iso
 from poormanray.errors import ExitCode, JobConflict, NotFound, UsageProblem
-from poormanray.jobs.absent import absent, recall
+from poormanray.jobs.absent import absent, prove, recall
 from poormanray.jobs.cancel import Cancelled
 from poormanray.jobs.cancel import cancel as cancel_on
 from poormanray.jobs.fleet import Fleet, muster
@@ -46,6 +47,7 @@ from poormanray.model import Selection, readable_s
 
 if TYPE_CHECKING:
     from poormanray.cli.output import Output
+    from poormanray.envelope import Answer
 
 job_argument = click.argument("job", default="last")
 
@@ -72,7 +74,7 @@ def job_id_of(app: App, name: str, job: str) -> str:
     return resolve(muster(app.aws, Selection(name)), job)
 
 
-def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
+def tracks_for(fleet: Fleet, known: Known, *, trust_backups: bool = True) -> list[Track]:
     """Return a track for each instance of the job, with why it cannot be asked, if so."""
     ids = [host.instance_id for host in known.manifest.hosts]
     never = Fate(Contact.REFUSED, "the job never reached it")
@@ -80,7 +82,7 @@ def tracks_for(fleet: Fleet, known: Known) -> list[Track]:
     fates |= {key: Fate(Contact.SILENT, why) for key, why in known.problems.items()}
     fates |= fleet.fates(ids)
     tracks = tracks_of(known.manifest, fates)
-    recall(fleet, known, tracks)
+    recall(fleet, known, tracks, trust_backups=trust_backups)
     return tracks
 
 
@@ -95,11 +97,13 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
     turns: Turns | None = None,
     newcomers: Joiner | None = None,
     lost_after_s: float = 0.0,
+    told: Mapping[str, Answer] | None = None,
 ) -> Follower:
     """Return a follower of a job that was submitted before, on all its instances or some."""
+    followed = tracks_for(fleet, known) if tracks is None else tracks
     return Follower(
         known.summary.job_id,
-        tracks_for(fleet, known) if tracks is None else tracks,
+        followed,
         wanted,
         remote=fleet.remote,
         clock=app.aws.clock,
@@ -107,18 +111,20 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
         timeout_s=timeout_s,
         turns=turns,
         newcomers=newcomers,
-        told=known.told if tracks is None else {},
+        told=known.told if tracks is None else told,
         lost_after_s=lost_after_s,
+        prove=partial(prove, fleet, known.summary.job_id, sorted(known.holders), followed),
     )
 
 
-def looked_at(app: App, fleet: Fleet, known: Known) -> list[Track]:
+def looked_at(app: App, fleet: Fleet, known: Known, *, trust_backups: bool = True) -> list[Track]:
     """Look once at every instance of a job, and return what each tells of it."""
-    follower = follower_for(app, fleet, known, Wanted(live=False))
+    tracks = tracks_for(fleet, known, trust_backups=trust_backups)
+    follower = follower_for(app, fleet, known, Wanted(live=False), tracks, told=known.told)
     for _ in follower.run():
         pass
     tracks = list(follower.tracks.values())
-    return tracks + absent(fleet, known, tracks)
+    return tracks + absent(fleet, known, tracks, trust_backups=trust_backups)
 
 
 @click.command(cls=Command)

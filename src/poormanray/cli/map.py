@@ -17,6 +17,7 @@ from poormanray.cli.again import (
     refuse,
     resume,
     retries_option,
+    trust_backups_option,
 )
 from poormanray.cli.chaining import Chain, Ending, chain_options
 from poormanray.cli.elements import Elements, Sources
@@ -198,6 +199,7 @@ class _Map(Command):
     help="Watch a running map, and let instances that came since take part.",
 )
 @reassign_option
+@trust_backups_option
 @click.option("--dry-run", is_flag=True, help="Show the tasks and their spread; send nothing.")
 @ssh_key_option
 @click.argument("words", nargs=-1, metavar="[DIR]... | [-- CMD {}] [::: ENTRY...]")
@@ -225,6 +227,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     changed: bool,
     joined: str | None,
     reassign: bool,
+    trust_backups: bool,
     dry_run: bool,
     words: tuple[str, ...],
 ) -> int:
@@ -235,7 +238,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     elements, before = Sources(array, each_line, from_json).read(words, say)
     wait_s, lost_s = asked.wait_timeout or 0.0, asked.lost_after or 0.0
     if joined is not None:
-        how = Onward(retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign)
+        how = Onward(retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign, trust_backups)
         given = bool(elements or before or command or scripts or earlier)
         return _joined(app, name, joined, how, given=given)
     given = earlier is None or bool(elements or before or command or scripts)
@@ -248,7 +251,9 @@ def map_(  # noqa: PLR0913 (one for each option)
         earlier = earlier and job_id_of(app, name, earlier)
         if (code := chain.wait(app, name)) is not None:
             return code
-    onward = Onward(said.retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign, fixed)
+    onward = Onward(
+        said.retries or 0, wait_s, lost_s, halt, chain, dry_run, reassign, trust_backups, fixed
+    )
     if earlier is not None:
         went_on = resume(app, name, earlier, program, changed=changed, onward=onward)
         if isinstance(went_on, int):
@@ -261,7 +266,7 @@ def map_(  # noqa: PLR0913 (one for each option)
     alone = (said.retries or 0) if detach or static else 0
     rules = holding.rules(retries=alone, timeout=said.timeout)
     work = replace(work, timeout_s=seconds_of(said.timeout), compat=compat or "", rules=rules)
-    turns = Turns(said.retries or 0, reassign=reassign)
+    turns = Turns(said.retries or 0, reassign=reassign, trust_backups=trust_backups)
     manner = asked.manner(detach=detach, turns=None if static else turns)
     submission = Submission(app, work, Selection(name, instance_ids), manner)
     if dry_run:

@@ -203,6 +203,8 @@ def show(out: Output, overview: Overview, height: int | None) -> None:
         f"submitted {age} ago by {summary.submitter}"
     )
     out.line(f"{overview.total} tasks: {_change(overview)}")
+    if count := overview.confirmed_by_backup:
+        out.line(f"{count} confirmed: backup (their instance has departed, and their logs with it)")
     if pace := _pace(overview):
         out.line(pace.removeprefix("; "))
     hosts, slowest, failed = _rows(overview, height)
@@ -328,6 +330,7 @@ def _document(overview: Overview) -> dict[str, object]:
         "submitter": summary.submitter,
         "created_at": iso(summary.created_at),
         "ended": overview.ended,
+        "confirmed_by_backup": overview.confirmed_by_backup,
         "counts": _count_words(overview.counts),
         "first_start": iso(overview.first_s or None),
         "last_end": iso(overview.last_s or None) if overview.ended else None,

@@ -20,6 +20,7 @@ from poormanray.errors import (
     Unwritable,
     interruption,
 )
+from poormanray.jobs.outcome import by_backup
 from poormanray.jobs.track import (
     Again,
     Backlog,
@@ -360,10 +361,18 @@ def outcome_row(outcome: Outcome) -> dict[str, object]:
         "state": status.state,
         "exit_code": status.exit_code,
         "reason": outcome.why,
+        "confirmed": outcome.confirmed or None,
         "started_at": iso(status.started_at),
         "ended_at": iso(status.ended_at),
         "duration_s": None if took_s is None else round(took_s, 3),
     }
+
+
+def count_words(found: Sequence[Outcome]) -> str:
+    """Return how many tasks ended how, and how many of them only a backup confirms."""
+    counts = ended_counts(outcome.status for outcome in found)
+    words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+    return words + (f" ({count} confirmed: backup)" if (count := by_backup(found)) else "")
 
 
 def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> dict[str, object]:
@@ -376,6 +385,7 @@ def summary_event(job_id: str, found: Sequence[Outcome], reached: Verdict) -> di
         "counts": {
             state.value: count for state, count in ended_counts(o.status for o in found).items()
         },
+        "confirmed_by_backup": by_backup(found),
         "tasks": (outcome_row(outcome) for outcome in found),
     }
 

@@ -17,12 +17,14 @@ from poormanray.cli.sending import Sending, bucket_advice, bucket_option, way_ro
 from poormanray.cli.watching import (
     Watcher,
     WayBack,
+    count_words,
     readable_bytes,
     summary_event,
     watched,
     why_unwatched,
 )
 from poormanray.errors import ExitCode, JobConflict, PmrError, UsageProblem
+from poormanray.jobs.absent import prove
 from poormanray.jobs.cancel import cancel
 from poormanray.jobs.fleet import muster
 from poormanray.jobs.follow import Follower
@@ -40,7 +42,7 @@ from poormanray.jobs.submit import (
     without,
 )
 from poormanray.jobs.track import Contact, Happening, HostProblem, Looked, Wanted, is_conflict
-from poormanray.ledger import ended_counts, is_job_id, new_job_id
+from poormanray.ledger import is_job_id, new_job_id
 from poormanray.manifest import Manifest
 from poormanray.model import Instance, Selection
 
@@ -292,6 +294,7 @@ class Submission:
             turns=moves,
             newcomers=joiner if joins else None,
             lost_after_s=manner.lost_after_s,
+            prove=partial(prove, self.fleet, self.job.job_id, self.fleet.ready_ids, tracks),
         )
 
     def _packed(self) -> Sending:
@@ -436,8 +439,7 @@ class Submission:
         found = self._found(follower)
         expected = len(self.job.tasks)
         reached = verdict(found, expected, left_out=left_out, own_code=own_code)
-        counts = ended_counts(outcome.status for outcome in found)
-        words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+        words = count_words(found)
         if reached.code or self.job.kind == "map":
             self.app.out.note(f"job {self.job.job_id}: {words}")
         reached = then(found, reached) if then else reached

@@ -44,6 +44,7 @@ from poormanray.jobs.track import (
     Wanted,
     refusal_words,
 )
+from poormanray.jobs.trust import unproved
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import Call
 
@@ -67,6 +68,7 @@ class Follower:
     that may take some. `told` are answers of before, as to a look. After `timeout_s`
     seconds (0: never) it stops watching, and `gave_up_waiting` is set. An instance without a
     response for `lost_after_s` seconds counts as lost (0: only one that EC2 shows as ended does).
+    `prove` reads what instances have on record of others, which some must wait for after a reboot.
     """
 
     def __init__(  # noqa: PLR0913 (the parts it is made of)
@@ -85,6 +87,7 @@ class Follower:
         newcomers: Joiner | None = None,
         told: Mapping[str, Answer] | None = None,
         lost_after_s: float = 0.0,
+        prove: Callable[[], None] | None = None,
     ) -> None:
         self.job_id = job_id
         self.tracks = {track.host.instance_id: track for track in tracks}
@@ -95,11 +98,14 @@ class Follower:
         self._told = told or {}
         self.mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
+        if self.mover:
+            self.mover.mirrors = self._mirrors
         self._newcomers = newcomers
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
         self._patience = Patience(LANES)
         self._lost_after_s = lost_after_s
+        self._prove = prove
         if turns and turns.reassign:
             self._lost_after_s = min(lost_after_s or REASSIGN_S, REASSIGN_S)
         self._until_s = clock.now_s() + timeout_s if timeout_s else float("inf")
@@ -121,6 +127,14 @@ class Follower:
             if self._clock.now_s() < self._until_s:
                 raise
             self.gave_up_waiting = True
+        self._prove_claims()
+
+    def _prove_claims(self) -> None:
+        """Read, once, what instances have on record of others, where an instance claims more."""
+        if self._prove and unproved(self.tracks.values()):
+            with suppress(PmrError):  # unproved, it does not count
+                self._prove()
+            self._prove = None
 
     def _follow(self) -> Iterator[Happening]:
         yield from self._begin_silent()
@@ -166,10 +180,18 @@ class Follower:
             looks.append(at_s)
         return looks + [t.read_due_s for t in tracks if t.waits_to_read]
 
+    def _needs_look(self, track: Track) -> bool:
+        """Say whether to ask an instance; one that is silent also while something is to move."""
+        if needs_look(track, self._wanted):
+            return True
+        if self.mover is None or track.looking or not (track.silent and self._wanted.live):
+            return False
+        return self.mover.due_s(self._clock.now_s()) is not None
+
     def _send_what_is_due(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
         self._cadence = self._fitting_cadence()
-        needing = [track for track in self.tracks.values() if needs_look(track, self._wanted)]
+        needing = [track for track in self.tracks.values() if self._needs_look(track)]
         due = [track for track in needing if track.due_at_s <= now_s]
         fresh = [track for track in due if not track.started]
         active = sum(1 for t in self.tracks.values() if t.started and not t.over)
@@ -210,9 +232,10 @@ class Follower:
         if any(kind == "queue" for _, kind, _ in self._flights):
             return
         if self._wanted.live and holds_back(self.tracks.values()):
+            self._prove_claims()
             yield from self._order(release_order(self.job_id, self.tracks.values()))
         elif self.mover is not None:
-            yield from self.mover.notice_lost()
+            yield from self.mover.notice_lost(now_s)
             yield from self._order(self.mover.order(now_s))
 
     def _order(self, order: Order | None) -> Iterator[Happening]:
@@ -242,9 +265,7 @@ class Follower:
 
     def _look_once(self) -> Iterator[Happening]:
         soonest_s = min(flight.next_poll_s for flight, _, _ in self._flights)
-        due_s = [
-            t.due_at_s for t in self.tracks.values() if needs_look(t, self._wanted) and t.started
-        ]
+        due_s = [t.due_at_s for t in self.tracks.values() if self._needs_look(t) and t.started]
         now_s = self._clock.now_s()
         send_s = min(due_s) + self._cadence.gather_s if due_s else None
         if send_s is not None and send_s < soonest_s:
@@ -383,6 +404,7 @@ class Follower:
         if reply.answer is None:
             # Whose tasks have all ended is not looked at: only so it is noticed that it is gone.
             track = self.tracks[reply.instance_id]
+            self._mirrors.heard(reply)
             yield from self._failed(track, reply, "queue", [])
             if self.mover:
                 self.mover.wait(self._clock.now_s() + RETRY_PAUSE_S * track.failures)
@@ -391,10 +413,13 @@ class Follower:
         yield from self._heard(self.tracks[reply.instance_id], reply.answer, now_s, bulk=True)
         # A job that was cancelled does not go on: nobody has to wait for that.
         self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts
+        self._mirrors.heard(reply)
         if self.mover and reply.answer.facts.get("refused") == "cancelled":
             self.mover.stop()
-        elif "refused" not in reply.answer.facts:
+        elif reply.answer.facts.get("refused", "sealed") == "sealed":
             yield from self._take_events(self.tracks[reply.instance_id], reply.answer)
+            if self.mover:
+                self.mover.answered(self.tracks[reply.instance_id], reply.answer)
 
     def _take_events(self, track: Track, answer: Answer) -> Iterator[Happening]:
         if answer.events is None:

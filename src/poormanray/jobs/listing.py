@@ -32,7 +32,7 @@ from poormanray.shell import LARGE_ANSWER_CHARS, SMALL_ANSWER_CHARS, Call
 
 MOST_JOBS = 100
 MOST_TRIES = 3
-META, MANIFEST, MIRROR = "@meta", "@manifest", "@mirror"
+META, MANIFEST = "@meta", "@manifest"
 ENV, CONTENT = "@env", "@content"
 # What a job's manifest may come to; as much as all of its content (see submit.py).
 MOST_FILE_BYTES = 64 << 20

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from poormanray.events import checksum
 from poormanray.jobs.track import Track
-from poormanray.ledger import HIGHEST_CODE, MOST_ATTEMPTS, TaskState, TaskStatus
+from poormanray.ledger import (
+    HIGHEST_CODE,
+    MOST_ATTEMPTS,
+    TaskState,
+    TaskStatus,
+    decode_keys,
+    encode_keys,
+)
 from poormanray.remote import Reply
 from poormanray.schedule import decode_ids, encode_ids, whole_number
 
 # What one look carries to an instance: fifty such rows and the shell library fit into one send.
 MOST_CHARS = 300
 MOST_AT_ONCE = 400
+# The name of the file with such records in an answer, and more digits than a host index has.
+MIRROR = "@mirror"
+LONGEST_INDEX = 7
 # Why a status has no times, and its task no log.
 REASON = "mirrored"
 _LETTERS = {
@@ -76,11 +87,148 @@ def _other(word: str) -> TaskStatus:
     )
 
 
-def learn(tracks: Iterable[Track], told: Mapping[int, Sequence[TaskStatus]]) -> None:
-    """Let tracks of instances that are gone know what others remember of them."""
-    for track in tracks:
-        if track.gone:
-            track.log.learn(told.get(track.host.host_index, ()))
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An attempt that one instance may give to another, by their host indices.
+
+    `lost`: the one that had it before is lost, and `source` is where the manifest has the task.
+    Of several such with one source and attempt, the first one in a backup counts.
+    """
+
+    source: int
+    key: tuple[int, int]
+    target: int
+    lost: bool = False
+
+
+def encode_moves(moves: Iterable[Move]) -> str:
+    """Return moves as one word: of each source and target the attempts."""
+    words: dict[str, list[tuple[int, int]]] = {}
+    for one in moves:
+        words.setdefault(f"{one.source}{'=' if one.lost else '>'}{one.target}", []).append(one.key)
+    return ";".join(f"{head}/{encode_keys(keys)}" for head, keys in words.items())
+
+
+def _moves(text: str) -> list[Move]:
+    head, _, keys = text.partition("/")
+    source, lost, target = head.partition("=")
+    if not lost:
+        source, _, target = head.partition(">")
+    ends = whole_number(source), whole_number(target)
+    return [Move(ends[0], key, ends[1], lost=bool(lost)) for key in decode_keys(keys)]
+
+
+@dataclass(slots=True)
+class Backup:
+    """What one instance has on record of the others: how attempts ended, and where they went.
+
+    `data` is the part of a last line that has not come whole; `read` counts the bytes before it.
+    """
+
+    read: int = 0
+    size: int = -1
+    data: bytes = b""
+    ends: dict[int, list[TaskStatus]] = field(default_factory=dict)
+    moves: set[Move] = field(default_factory=set)
+    taken: dict[tuple[int, tuple[int, int]], int] = field(default_factory=dict)
+
+    @property
+    def offset(self) -> int:
+        """Return from where to read on."""
+        return self.read + len(self.data)
+
+    @property
+    def whole(self) -> bool:
+        """Say whether all has been read that was there when it was last asked for."""
+        return 0 <= self.size <= self.offset
+
+    def feed(self, offset: int, data: bytes, size: int) -> None:
+        """Take in bytes that were read at `offset` of a file of `size` bytes."""
+        if offset != self.offset:
+            return
+        self.size = size
+        data = self.data + data
+        whole = data[: data.rfind(b"\n") + 1]
+        self.read += len(whole)
+        self.data = data[len(whole) :]
+        for host, statuses in decode(whole).items():
+            self.ends.setdefault(host, []).extend(statuses)
+        for one in decode_moves(whole):
+            if (
+                not one.lost
+                or self.taken.setdefault((one.source, one.key), one.target) == one.target
+            ):
+                self.moves.add(one)
+
+
+def decode_moves(data: bytes) -> list[Move]:
+    """Read the moves of a `mirror` file; damaged lines are passed over."""
+    found: list[Move] = []
+    for line in data.decode("ascii", "replace").splitlines():
+        text, _, digest = line.rpartition(" ")
+        head = text.partition("/")[0]
+        if digest != checksum(text) or not (">" in head or "=" in head):
+            continue
+        with suppress(ValueError):
+            found += _moves(text)
+    return found
+
+
+def encode_hosts(indices: Iterable[int]) -> str:
+    """Return host indices as one word."""
+    return ",".join(str(index) for index in sorted(indices))
+
+
+def decode_hosts(text: str) -> set[int]:
+    """Read host indices that an instance returns; what is none of them is passed over."""
+    return {int(word) for word in text.split(",") if word.isdecimal() and len(word) < LONGEST_INDEX}
+
+
+# --- who holds whose backup --------------------------------------------------------------------
+
+
+def backup_of(track: Track, tracks: Iterable[Track], but: int | None = None) -> Track | None:
+    """Return the instance that is chosen to hold the backup of another; None where none is left.
+
+    It is the next one in the order of the manifest that has not departed. Instances that joined
+    later come after all others, so that a newcomer takes the backup from nobody; one that is not to
+    witness for itself (`but`, a host index) comes last.
+    """
+
+    def place(other: Track) -> tuple[bool, bool, bool, int]:
+        index = other.host.host_index
+        both = bool(track.host.tasks and other.host.tasks)
+        before = both and index < track.host.host_index
+        return index == but, not other.host.tasks, before, index
+
+    left = (one for one in tracks if one is not track and not one.gone)
+    return min(left, key=place, default=None)
+
+
+def arbiter_of(home: Track, tracks: Iterable[Track]) -> Track | None:
+    """Return who has on record who adopts lost attempts of tasks that the manifest has at `home`.
+
+    Where all others have departed it is `home` itself.
+    """
+    return backup_of(home, tracks) or (None if home.gone else home)
+
+
+def ring(tracks: Collection[Track]) -> dict[str, str]:
+    """Return, by instance id, who is chosen to hold the backup of each; as `backup_of` for each."""
+    first = sorted((t for t in tracks if t.host.tasks), key=lambda track: track.host.host_index)
+    joined = sorted((t for t in tracks if not t.host.tasks), key=lambda t: t.host.host_index)
+    staying = [track for track in joined if not track.gone]
+    found = {}
+    following = next((track for track in first if not track.gone), None)
+    for track in reversed(first):
+        others = [one for one in (following, *staying[:1]) if one not in (None, track)]
+        if others and others[0] is not None:
+            found[track.host.instance_id] = others[0].host.instance_id
+        following = following if track.gone else track
+    for track in joined:
+        if (other := backup_of(track, tracks)) is not None:
+            found[track.host.instance_id] = other.host.instance_id
+    return found
 
 
 @dataclass(slots=True)
@@ -89,15 +237,18 @@ class Mirrors:
 
     `todo` has, by instance id, what has ended there and no other knows; `held` what each was
     told and has taken: (whose, what). What an instance held that is gone is told to the next.
+    `refused` is what came after the records of its instance were closed.
     Unless `active`, nothing is taken in, so that there is nothing to say.
     """
 
     tracks: Mapping[str, Track]
     active: bool = True
+    refused: dict[str, list[TaskStatus]] = field(default_factory=dict)
     todo: dict[str, list[TaskStatus]] = field(default_factory=dict)
     held: dict[str, list[tuple[str, list[TaskStatus]]]] = field(default_factory=dict)
     under_way: dict[str, tuple[str, list[TaskStatus]]] = field(default_factory=dict)
-    ids: list[str] = field(default_factory=list)
+    chosen: dict[str, list[str]] = field(default_factory=dict)
+    left: int = -1
 
     def note(self, track: Track, status: TaskStatus) -> None:
         """Take in that an attempt has ended."""
@@ -113,7 +264,7 @@ class Mirrors:
         target_id = target.host.instance_id
         if target_id in self.under_way or not _remembers(target, last=last):
             return ""
-        for source_id in self._sources(target_id, last=last):
+        for source_id in self._sources(target_id):
             if statuses := self.todo.get(source_id):
                 word, count = self._portion(source_id)
                 self.under_way[target_id] = (source_id, statuses[:count])
@@ -130,33 +281,49 @@ class Mirrors:
 
     def heard(self, reply: Reply) -> None:
         """Take in what came of a look."""
-        taken = reply.answer is not None and "mirrored" in reply.answer.facts
-        self.answered(reply.instance_id, taken=taken)
+        facts = reply.answer.facts if reply.answer else {}
+        closed = decode_hosts(facts.get("sealed", ""))
+        self.answered(reply.instance_id, taken="mirrored" in facts, closed=closed)
 
-    def answered(self, target_id: str, *, taken: bool) -> None:
-        """Take in that a look has come to its end, and whether its word was written down."""
+    def answered(
+        self, target_id: str, *, taken: bool, closed: Collection[int] = frozenset()
+    ) -> None:
+        """Take in that a look has come to its end, and whether its word was written down.
+
+        `closed` are those whose records are closed there.
+        """
         source_id, statuses = self.under_way.pop(target_id, ("", []))
         if not statuses:
             return
-        if taken:
+        if not taken and self.tracks[source_id].host.host_index in closed:
+            self.refused.setdefault(source_id, []).extend(statuses)
+        elif taken:
             self.held.setdefault(target_id, []).append((source_id, statuses))
         else:
-            self.todo[source_id][:0] = statuses
+            self.todo.setdefault(source_id, [])[:0] = statuses
 
     def _forget_gone(self) -> None:
-        for target_id in [key for key in self.held if not self.tracks[key].responds]:
+        for target_id in [key for key in self.held if self.tracks[key].gone]:
             for source_id, statuses in self.held.pop(target_id):
-                self.todo[source_id][:0] = statuses
+                self.todo.setdefault(source_id, [])[:0] = statuses
 
-    def _sources(self, target_id: str, *, last: bool) -> Iterator[str]:
-        """Yield whom an instance remembers for: those before it, up to one that could as well."""
-        if len(self.ids) != len(self.tracks):
-            self.ids = list(self.tracks)
-        at = self.ids.index(target_id)
-        for key in reversed(self.ids[at + 1 :] + self.ids[:at]):
-            yield key
-            if _remembers(self.tracks[key], last=last):
-                return
+    def _sources(self, target_id: str) -> Sequence[str]:
+        """Return whose backup an instance is chosen to hold."""
+        left = sum(not track.gone for track in self.tracks.values()) + len(self.tracks)
+        if left != self.left:
+            self.left, self.chosen = left, {}
+            for source, target in ring(self.tracks.values()).items():
+                self.chosen.setdefault(target, []).append(source)
+        return self.chosen.get(target_id, ())
+
+    def unsaid(self, instance_id: str) -> bool:
+        """Say whether something is known of an instance that no backup has taken yet."""
+        under_way = any(source == instance_id for source, _ in self.under_way.values())
+        return under_way or bool(self.todo.get(instance_id))
+
+    def give_up(self, instance_id: str) -> list[TaskStatus]:
+        """Return the ends of an instance that no backup has taken, and will take any more."""
+        return self.refused.pop(instance_id, []) + self.todo.pop(instance_id, [])
 
 
 def _remembers(track: Track, *, last: bool) -> bool:

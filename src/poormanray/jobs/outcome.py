@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from poormanray.errors import ExitCode
+from poormanray.jobs.mirror import REASON as MIRRORED
 from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Track
+from poormanray.jobs.trust import Holders
 from poormanray.ledger import TaskState, TaskStatus, reason_text
 from poormanray.manifest import Host, Manifest
 from poormanray.model import NO_INDEX
@@ -35,6 +37,13 @@ class Outcome:
         """Return the task's state."""
         return self.status.state
 
+    @property
+    def confirmed(self) -> str:
+        """Return whose word an end is: the instance's own, or only its backup's; "" for no end."""
+        if not self.state.ended:
+            return ""
+        return "backup" if self.status.reason == MIRRORED else "instance"
+
 
 def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]:
     """Return the outcome of each task of the job exactly once, by task; `names` are those of all.
@@ -43,11 +52,12 @@ def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]
     that was not seen to end on an instance that is lost is LOST, whatever came before. On one that
     is stopped that holds for what was running; what waits there goes on after a start.
     """
-    none = (-1, False, False)
+    none = (-1, False, False, False)
     newest = {task: (none, _unclaimed(task, name)) for task, name in names.items()}
     tracks = list(tracks)
+    holders = Holders(tracks)
     for track in tracks:
-        for outcome in _of_instance(track, names, tracks):
+        for outcome in _of_instance(track, names, tracks, holders):
             rank = _rank(outcome, track)
             if outcome.task in newest and rank > newest[outcome.task][0]:
                 newest[outcome.task] = (rank, outcome)
@@ -58,25 +68,34 @@ def _unclaimed(task: int, name: str) -> Outcome:
     return Outcome(task, name, NOWHERE, TaskStatus(task, 1, TaskState.LOST), UNCLAIMED)
 
 
+def by_backup(found: Iterable[Outcome]) -> int:
+    """Return how many tasks are known to have ended by a backup's word alone."""
+    return sum(outcome.confirmed == "backup" for outcome in found)
+
+
 def unclaimed(found: Iterable[Outcome]) -> int:
     """Return how many tasks of a job no instance has."""
     return sum(outcome.host == NOWHERE for outcome in found)
 
 
-def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool]:
-    """Return what makes one instance's word on a task newer than another's."""
+def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool, bool]:
+    """Return what makes one instance's word on a task newer than another's.
+
+    Of two that say they ran the same attempt one lies: a success is not believed then.
+    """
     key = (outcome.task, outcome.status.attempt)
     # Who was to have it from the start may have given it away since it was last heard.
     between = outcome.why in (BETWEEN, WENT_TO_LOST)
-    return outcome.status.attempt, not between, track.log.knows(key)
+    bad = outcome.state.ended and outcome.state is not TaskState.SUCCEEDED
+    return outcome.status.attempt, not between, track.log.knows(key), bad
 
 
 def _of_instance(
-    track: Track, names: Mapping[int, str], tracks: Iterable[Track]
+    track: Track, names: Mapping[int, str], tracks: Iterable[Track], holders: Holders
 ) -> Iterator[Outcome]:
     for task in track.tasks:
         name = names.get(task, str(task))
-        status = track.log.status(task)
+        status = holders.status(track, task)
         if status is None:
             continue
         why = reason_text(status.reason)
@@ -92,6 +111,8 @@ def _of_instance(
     # Whoever has adopted it knows better.
     targets = {one.host.host_index: one for one in tracks}
     for (task, attempt), index in track.log.given.items():
+        if not holders.holds(track, (task, attempt)):
+            continue
         target = targets.get(index)
         state, why = _underway(track, target)
         # It may have run there, and that went with the instance.

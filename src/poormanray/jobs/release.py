@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 
 from poormanray.jobs.moving import Key, queue_row
 from poormanray.jobs.track import Track
+from poormanray.jobs.trust import Holders
 from poormanray.ledger import TaskStatus
 from poormanray.remote import Order
 from poormanray.shell import Call
@@ -49,12 +50,13 @@ def release_order(job_id: str, tracks: Collection[Track]) -> Order | None:
 def _taken_over(track: Track, tracks: Iterable[Track]) -> list[tuple[Key, int]]:
     """Return the waiting attempts that others have, or a later one of them, and who does."""
     found: dict[Key, int] = {}
+    holders = Holders(tracks)
     for other in tracks:
         if other is track:
             continue
         for key in track.log.open.items():
             task, attempt = key
-            status = other.log.status(task)
+            status = holders.status(other, task)
             # Of two that wait alike, neither gives way to the other.
             if status and (status.attempt > attempt or (key == _key(status) and not other.waits)):
                 found[key] = other.host.host_index

@@ -100,7 +100,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How far a job is: what `pmr status` shows; `unclaimed` of its tasks have no instance."""
+    """How far a job is: what `pmr status` shows; `unclaimed` of its tasks have no instance.
+
+    `confirmed_by_backup` are the tasks that have ended by a backup's word alone.
+    """
 
     summary: JobSummary
     shares: tuple[Share, ...]
@@ -108,6 +111,7 @@ class Overview:
     slowest: tuple[Slow, ...] = ()
     failed: tuple[Failed, ...] = ()
     unclaimed: int = 0
+    confirmed_by_backup: int = 0
 
     @property
     def total(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from poormanray.jobs.outcome import BETWEEN, Outcome, unclaimed
+from poormanray.jobs.outcome import BETWEEN, Outcome, by_backup, unclaimed
 from poormanray.jobs.summary import (
     BAD,
     MOST_SLOWEST,
@@ -39,7 +39,8 @@ def looked_over(
         for track in tracks
     ]
     counts = ended_counts(outcome.status for outcome in found)
-    return Overview(summary, tuple(shares), counts, *picked(shares), unclaimed(found))
+    rest = (unclaimed(found), by_backup(found))
+    return Overview(summary, tuple(shares), counts, *picked(shares), *rest)
 
 
 def _share_of(

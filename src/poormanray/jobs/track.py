@@ -264,7 +264,8 @@ class Track:
     `unknown_looks`: looks that found that it does not know the job (yet);
     `read_failures`: requests for bulk that failed in a row, which makes the next wait longer;
     `told_notice`: its spot notice has been told;
-    `clock_s`: the time of its newest answer, by the clock that its events go by; 0: not told.
+    `clock_s`: the time of its newest answer, by the clock that its events go by; 0: not told;
+    `assigned`: attempts that were given to it, by more than its own word and that of their source.
     """
 
     host: Host
@@ -293,6 +294,7 @@ class Track:
     read_due_s: float = 0.0
     told_notice: bool = False
     clock_s: float = 0.0
+    assigned: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Take nothing from the instance that is another's to tell."""

@@ -32,9 +32,66 @@ adopt() { # task.attempt,...; queues what is not queued yet; the caller holds th
     room_for_events "$JOB_DIR"
 }
 
-remember() { # words; what has ended on another instance, should that one be lost
-    checksum "$1"
-    printf '%s %s\n' "$1" "$SUM" >>"$JOB_DIR/mirror" && fact mirrored 1
+sealed_here() { # sets SEALED to the instances, by host index, whose records are closed here: ,1,2,
+    local lines=()
+    SEALED=,
+    [[ -s $JOB_DIR/sealed ]] || return 0
+    mapfile -t lines <"$JOB_DIR/sealed"
+    printf -v SEALED ',%s' ${lines[@]+"${lines[@]}"}
+    SEALED+=,
+}
+
+seal() { # host indices; closes the records of these; false where those of others are closed already
+    # Whoever does not count an instance as lost that others do has not read what they have decided.
+    local one others=${1//[*-]/}
+    sealed_here
+    for one in ${SEALED//,/ }; do
+        [[ $1 == '*' || ,$others, == *,$one,* ]] && continue
+        fact refused sealed
+        return 1
+    done
+    for one in ${others//,/ }; do
+        [[ -n ${one//[0-9]/} || $SEALED == *,$one,* ]] && continue
+        printf '%s\n' "$one" >>"$JOB_DIR/sealed" || { fact refused disk; return 1; }
+        SEALED+=$one,
+    done
+}
+
+tell_sealed() { # nothing where no records are closed
+    local all=${SEALED#,}
+    [[ -z ${all%,} ]] || fact sealed "${all%,}"
+}
+
+taken() { # host index; sets TAKEN to the attempts whose adopter is on record: ,1.2,7.3,
+    local line lines=()
+    TAKEN=,
+    [[ -s $JOB_DIR/mirror ]] || return 0
+    mapfile -t lines <"$JOB_DIR/mirror"
+    for line in ${lines[@]+"${lines[@]}"}; do
+        [[ ${line%%=*} == "$1" ]] || continue
+        line=${line#*/}
+        TAKEN+=${line%% *},
+    done
+}
+
+remember() { # word; what became of attempts of another instance; the caller holds the job's lock
+    local word=$1 head=${1%%/*} key keys=
+    if [[ $head == *=* ]]; then
+        # Who adopts what a lost instance had: the first word counts.
+        taken "${head%%=*}"
+        keys=${word#*/} word=
+        for key in ${keys//,/ }; do
+            [[ $TAKEN == *,$key,* ]] || word+=,$key
+        done
+        [[ -n $word ]] || return 0
+        word=$head/${word:1}
+    else
+        sealed_here
+        [[ $SEALED != *,${head%%>*},* ]] || return 0
+    fi
+    checksum "$word"
+    printf '%s %s\n' "$word" "$SUM" >>"$JOB_DIR/mirror" || return
+    [[ $head == *[=\>]* ]] || fact mirrored 1
 }
 
 unclaimed() { # true when something waits in the queue

@@ -301,7 +301,13 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
     # Only who reads what the job is needs to see whether all have the same.
     [[ -z ${FOUND_BY-} && $WANTED != *@m* ]] || tell_identity
     [[ $WANTED == - ]] && WANTED=
-    [[ -z $mirror ]] || remember "$mirror"
+    if [[ -n $mirror ]]; then
+        exec {watch}>"$JOB_DIR/lock"
+        flock "$watch"
+        remember "$mirror"
+        exec {watch}>&-
+        tell_sealed
+    fi
     # Whoever is to say that it may go on does so after this answer.
     [[ ! -e $JOB_DIR/waits ]] || window=0
     exec {watch}>"$JOB_DIR/watch"
@@ -320,11 +326,13 @@ verb_observe() { # job; the row says: events offset, window, wake on events, bud
 
 # --- queue -----------------------------------------------------------------------------------
 
-verb_queue() { # job; the row says: events offset, what to adopt, what to give away and to whom, "resume" to undo a cancel
-    local gives adopts resume one lock
-    WANTED=
+verb_queue() { # job; the row says: events offset, what to adopt, what to give away and to whom,
+    # who is lost, what to record, what to return, "resume" to undo a cancel
+    local gives adopts lost records resume one lock most=$SMALL
     my_row
-    read -r EVENTS_AT adopts gives resume <<<"$ROW"
+    read -r EVENTS_AT adopts gives lost records WANTED resume <<<"$ROW"
+    WANTED=${WANTED#-}
+    [[ -z $WANTED ]] || most=$LARGE
     open_job "$1" && [[ $resume == resume ]] && undo_cancel
     if [[ ! -d $JOB_DIR ]]; then
         refuse_job
@@ -334,16 +342,29 @@ verb_queue() { # job; the row says: events offset, what to adopt, what to give a
         settle
         exec {lock}>"$JOB_DIR/lock"
         flock "$lock"
-        # What is to run again is queued here first, whoever gets it: so it runs once.
-        [[ $adopts == - ]] || adopt "$adopts"
-        for one in ${gives//[,-]/ }; do
-            give_away "${one%%:*}" "${one#*:}"
+        records=${records#-}
+        # What a client has of an instance comes before the instance's records are closed.
+        for one in ${records//;/ }; do
+            [[ ${one%%/*} == *=* ]] || remember "$one"
         done
+        if seal "${lost:-*}"; then
+            for one in ${records//;/ }; do
+                [[ ${one%%/*} != *=* ]] || remember "$one"
+            done
+            # What is to run again is queued here first, whoever gets it: so it runs once.
+            [[ $adopts == - ]] || adopt "$adopts"
+            for one in ${gives//[,-]/ }; do
+                give_away "${one%%:*}" "${one#*:}"
+            done
+        else
+            adopts=-
+        fi
+        tell_sealed
         exec {lock}>&-
         [[ $adopts == - ]] || run_again "$adopts"
         runner_facts
     fi
-    answer "$SMALL"
+    answer "$most"
 }
 
 run_again() { # what was adopted; a runner for it, if there is none any more
