@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from poormanray.errors import UsageProblem
 from poormanray.templates import command_template
 from tests.unit.test_templates import (
     ENTRIES,
@@ -60,3 +64,114 @@ def test_the_lines_that_refusals_name_execute_no_entry(
     )
     (tools / "ssh").chmod(0o755)
     told(command_template(instead(refused), numbers=False), entries, work, f"{tools}:", quiet=False)
+
+
+# What commands are made of, in any order; most that come of it are refused, or no commands.
+PIECES = (
+    *(
+        "echo ",
+        "printf '%s' ",
+        "'",
+        '"',
+        "`",
+        "$(",
+        ")",
+        "$((",
+        "))",
+        "${x:-",
+        "}",
+        "\\",
+        "\n",
+        "#",
+    ),
+    *(
+        "<<E\n",
+        "\nE\n",
+        "<<'E'\n",
+        "; ",
+        "| ",
+        "&& ",
+        " ",
+        "x=",
+        "[[ ",
+        " ]]",
+        " == ",
+        " -eq ",
+        "$x",
+    ),
+    *(
+        "case x in ",
+        "x) ",
+        ";; ",
+        "esac",
+        "if ",
+        "then ",
+        "fi",
+        "$'",
+        '$"',
+        "eval ",
+        "sh -c ",
+        "((",
+    ),
+    *(
+        "a[",
+        "]=",
+        "<(",
+        "for x in ",
+        "do ",
+        "done",
+        "{ ",
+        "} ",
+        "(",
+        "a=(",
+        "declare ",
+        "-i ",
+        "read ",
+    ),
+    *(
+        "<<<",
+        "f() ",
+        "-v ",
+        "test ",
+        "{{}}",
+        "{.}",
+        "export ",
+        "let ",
+        "trap ",
+        " EXIT",
+        "bash ",
+        "-c ",
+    ),
+)
+ATTACKS = (
+    *("$(touch CANARY)", "`touch CANARY`", "a[$(touch CANARY)]", "; touch CANARY #"),
+    *("'; touch CANARY;'", '"; touch CANARY;"', "\nE\ntouch CANARY\n", ")touch CANARY("),
+)
+
+
+@pytest.mark.timeout(900)
+@settings(max_examples=2_000, suppress_health_check=ALL_CHECKS)
+@given(
+    pieces=st.lists(
+        st.one_of(st.sampled_from(PIECES), st.just("{}")), min_size=2, max_size=12
+    ).filter(lambda some: "{}" in some)
+)
+def test_no_command_that_is_taken_runs_an_entry(pieces: list[str], tmp_path: Path) -> None:
+    try:
+        text = command_template("".join(pieces), numbers=False).text("1")
+    except UsageProblem:
+        return
+    for one in tmp_path.iterdir():
+        one.unlink()
+    each = 'for PMR_ENTRY; do export PMR_ENTRY; (eval "$COMMAND"); done'
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            ["bash", "-c", each, "x", *ATTACKS],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "COMMAND": text},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+    assert not (tmp_path / "CANARY").exists()
