@@ -74,6 +74,7 @@ class _Here:
     at: tuple[int, int]
 
 
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r"\n|;;&|;;|;&|&&|\|\||\|&|[;&|]")
 _FUNCTION = re.compile(r"[ \t]*\)")
 _ODD_BACKSLASHES = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
@@ -262,7 +263,7 @@ class Reader:
         return command
 
     def _next_word(self, command: Command, cases: list[str]) -> Command:
-        word = self._word()
+        word = self._word(assigns=not command.program)
         if self._char() in ("<", ">") and _DESCRIPTOR.fullmatch(self.text[word.start : word.end]):
             return command
         state = cases[-1] if cases else ""
@@ -380,9 +381,12 @@ class Reader:
 
     # Words.
 
-    def _word(self) -> Word:
+    def _word(self, *, assigns: bool = False) -> Word:
+        """Read a word; one that `assigns` may begin with the name of a variable."""
         word = Word(self._at)
         while char := self._char():
+            if assigns and char == "[" and _IDENTIFIER.fullmatch(word.text):
+                word.text += self._brackets()
             process = char in "<>" and self._char(1) == "("
             if process or (char == "(" and self._inner(word)):
                 self._substitution(word, process=char in "<>")
@@ -400,6 +404,14 @@ class Reader:
                 self._expand_or_copy(word, Quoting.NONE)
         word.end = self._at
         return word
+
+    def _brackets(self) -> str:
+        """Go on after the brackets of an array, which bash reads as one, whatever they hold."""
+        start = self._at
+        end = self._closed(start + 1, "[", Quoting.NONE)
+        if self._place_in(start, end):
+            raise refused_name()
+        return self._verbatim(start, end)
 
     def _inner(self, word: Word) -> bool:
         """Say whether a parenthesis is a part of a word: of an array, or a pattern."""
@@ -420,12 +432,12 @@ class Reader:
                 self._at += 1
             elif self._char() == "(":
                 self._substitution(word)
+            elif self._char() == "[":
+                word.text += self._brackets()
             else:
                 one = self._word()
                 if one.end == one.start:
                     raise self._open("a (")
-                if re.match(r"\[[^\]]*\0\{", one.text):
-                    raise refused_name()
                 word.text += one.text + " "
         self._at += 1
 
@@ -528,6 +540,8 @@ class Reader:
                 return at + 1
             if char == "\\":
                 at += 2
+            elif opener == char == "[":
+                at = self._closed(at + 1, "[", quoting)
             elif opener != "'" and (inner := self._inside(at, quoting)):
                 at = inner
             else:
@@ -614,9 +628,10 @@ def refused(where: str, line: str, *, fed: bool = False) -> UsageProblem:
 
 
 def writes_entry(command: Command) -> bool:
-    """Say whether a command prints an entry itself."""
+    """Say whether a command prints an entry itself, or is fed with text that holds one."""
     words = command.program
-    return bool(words) and words[0].base in _ECHOING and any(one.has_place for one in words)
+    echoes = bool(words) and words[0].base in _ECHOING
+    return command.fed or (echoes and any(one.has_place for one in words))
 
 
 def quotes_entry(command: Command) -> bool:

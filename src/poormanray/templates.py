@@ -230,6 +230,7 @@ _ALSO_A_NAME = {"script", "sg", "R", "let", "alias", "bind", "complete", "trap",
 _EXECUTING = re.compile(r"-(exec|ok)(dir)?")
 # With one of these, an interpreter needs no program.
 _NO_PROGRAM = {"--version", "--help", "-V", "-v", "-h", "version", "help"}
+_SHELL_QUOTED = re.compile(r"\$\([ \t]*printf[ \t]+%q[ \t][^()]*\)")
 _NUMBER_TESTS = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge"}
 
 
@@ -315,6 +316,8 @@ def _judge_program(reader: Reader, command: Command, words: Sequence[Word]) -> N
     placed = [one for one in rest if one.has_place]
     if name in _ALL_CODE and placed:
         raise _refused_code(reader, name, words, placed[0])
+    if name in _ALL_CODE:
+        _refuse_holders(reader, name, words, rest)
     if (name in _NAMING and placed) or (name == "printf" and _names_variable(rest)):
         raise refused_name()
     if name in _DECLARING:
@@ -331,6 +334,41 @@ def _judge_program(reader: Reader, command: Command, words: Sequence[Word]) -> N
         _judge_interpreter(reader, command, words, known)
     elif name in (".", "source") and any(A_FILE in one.text for one in rest[:1]):
         raise refused(f"program text of {name}", _SHELL.line)
+
+
+def _holders(reader: Reader) -> set[str]:
+    """Return the variables that the command itself gives an entry to."""
+    found: set[str] = set()
+    for command in reader.commands:
+        texts = [one.text for one in command.words]
+        if texts[:1] in (["for"], ["select"]) and any(one.has_place for one in command.words[2:]):
+            found.update(texts[1:2])
+        found.update(
+            re.split(r"\+?=", one.text)[0]
+            for one in command.words
+            if one.has_place and re.match(r"[A-Za-z_]\w*\+?=", one.text)
+        )
+    return found
+
+
+def _refuse_holders(reader: Reader, name: str, words: Sequence[Word], code: Sequence[Word]) -> None:
+    """Refuse program text that bash makes of a variable with an entry in it.
+
+    Raises:
+        UsageProblem: there is such text.
+    """
+    names = "|".join(map(re.escape, _holders(reader)))
+    held = re.compile(rf"\$(?:({names})\b|\{{({names})\}})")
+    for word in code if names else ():
+        source = reader.text[word.start : word.end]
+        # In single quotes it is the program itself that reads its own variable.
+        if A_RESULT not in word.text or not held.search(_SHELL_QUOTED.sub("", source)):
+            continue
+        known = _interpreter(words[0])
+        line = known.line if known is not None and not known.of_shell else ""
+        quoted = held.sub(lambda one: f'$(printf %q "{one[0]}")', source)
+        line = line or reader.text[: word.start] + quoted + reader.text[word.end :]
+        raise refused(f"a variable that {name} runs", line)
 
 
 def _names_variable(rest: Sequence[Word]) -> bool:
@@ -372,6 +410,7 @@ def _judge_interpreter(
     for word in code:
         if any(mark in word.text for mark in bad):
             raise _refused_code(reader, name, words, word)
+    _refuse_holders(reader, name, words, code)
     left = command.left
     piped = left is not None and not command.redirected and writes_entry(left)
     if known.fed and reads_stdin and (command.fed or piped):
