@@ -84,3 +84,17 @@ def test_a_write_whose_answer_got_lost_is_deleted_too() -> None:
 def test_why_it_stays_is_told() -> None:
     deposit = Deposit(cast("S3", Bucket(refuses=True)), "mine", object_key(JOB, "content"), True)
     assert deposit.remove() == "no permission"
+
+
+def test_a_bucket_that_refused_an_object_does_not_hold_it() -> None:
+    class Missing(Bucket):
+        def put(self, *_: object) -> None:
+            refusal = AwsRefused("there is no such bucket", code="NoSuchBucket")
+            refusal.had_no_effect = True
+            raise refusal
+
+    deposit = Deposit(cast("S3", Missing(refuses=True)), "mine", object_key(JOB, "content"))
+    with pytest.raises(AwsRefused):
+        deposit.put(b"data")
+    assert not deposit.there
+    assert deposit.remove() == ""

@@ -174,7 +174,7 @@ def _list(app: App, name: str) -> int:
         app.out.table(
             ("JOB", "KIND", "NAME", "STATE", "TASKS", "OK", "FAILED", "INSTANCES", "AGE", "BY"),
             [_job_cells(job) for job in listed],
-            spare=("BY", "KIND", "AGE", "INSTANCES"),
+            spare=("BY", "KIND", "INSTANCES", "AGE"),
         )
     return ExitCode.NOT_REACHED if problems else ExitCode.OK
 
