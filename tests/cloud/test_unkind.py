@@ -36,11 +36,14 @@ def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
         yield command
 
 
-def commands(pmr: Pmr) -> list[dict[str, Any]]:
+def client_of(pmr: Pmr, service: str) -> Any:  # noqa: ANN401 (each service has its own type)
     contact = json.loads((pmr.state / "cloud.json").read_text())
     session: Any = boto3.Session(contact["access_key"], contact["secret_key"])
-    ssm = session.client("ssm", endpoint_url=contact["url"], region_name=contact["region"])
-    pages = ssm.get_paginator("list_commands").paginate()
+    return session.client(service, endpoint_url=contact["url"], region_name=contact["region"])
+
+
+def commands(pmr: Pmr) -> list[dict[str, Any]]:
+    pages = client_of(pmr, "ssm").get_paginator("list_commands").paginate()
     return [one for page in pages for one in page["Commands"]]
 
 
@@ -80,3 +83,23 @@ def test_stopped_ones_that_are_taken_are_waited_for_no_longer_than_said(pmr: Pmr
     assert pmr("run", "-n", CLUSTER, "--", "true", check=False).returncode == 4
     pmr("resume", "-n", CLUSTER, timeout_s=120)
     assert pmr("run", "-n", CLUSTER, "--", "true").returncode == 0
+
+
+LATE = {"tags_visible_s": 12, "ec2_throttle": 0}
+
+
+@pytest.mark.timeout(240)
+def test_a_launch_whose_answers_get_lost_is_one_launch(tmp_path: Path) -> None:
+    with own_cloud(tmp_path, LATE) as command:
+        # More than botocore tries by itself; of what was launched, EC2 shows a part at first.
+        lost = ("--operation", "ec2:RunInstances", "--count", "8")
+        command("local", "fault", "add", "lost-response", *lost)
+        told = command.json("create", "-n", "lost", "-N", "4", "-d")
+        assert len(told["instances"]) == 4
+        assert told["problem"] is None
+        assert sorted(one["name"] for one in told["instances"]) == [
+            f"lost-000{number}" for number in range(4)
+        ]
+        # By what it launched, not by its tags: nothing has to come in time.
+        found = client_of(command, "ec2").describe_instances()["Reservations"]
+        assert sum(len(one["Instances"]) for one in found) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from poormanray.local.cloud_moto import Moto
 from poormanray.local.refusals import Refusal
@@ -50,12 +50,14 @@ class Newness:
         self._moto = moto
         self._timers = timers
         self._settings = settings
-        self._launched_at_s: dict[str, float] = {}
+        # When an instance was launched, and after which part of the time it is shown.
+        self._launched: dict[str, tuple[float, float]] = {}
 
-    def launched(self, instance_ids: Iterable[str]) -> None:
-        """Take note of a launch."""
-        now_s = self._timers.now_s()
-        self._launched_at_s.update(dict.fromkeys(instance_ids, now_s))
+    def launched(self, instance_ids: Sequence[str]) -> None:
+        """Take note of a launch, whose instances are shown one after another."""
+        now_s, count = self._timers.now_s(), len(instance_ids)
+        for place, instance_id in enumerate(instance_ids, start=1):
+            self._launched[instance_id] = (now_s, place / count)
 
     def unknown(self) -> frozenset[str]:
         """Return the instances that no call but their launch knows."""
@@ -88,10 +90,10 @@ class Newness:
     def _younger_than(self, age_s: float) -> frozenset[str]:
         if not age_s:
             return frozenset()
-        since_s = self._timers.now_s() - age_s
+        now_s = self._timers.now_s()
         # A copy: launches come from other threads.
-        known = list(self._launched_at_s.items())
-        return frozenset(name for name, at_s in known if at_s > since_s)
+        known = list(self._launched.items())
+        return frozenset(name for name, (at_s, part) in known if at_s + age_s * part > now_s)
 
 
 def check_filters(action: str, form: Form) -> None:
