@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cloud.conftest import Pmr, own_cloud
+from tests.cloud.conftest import PMR, Pmr, own_cloud
 from tests.cloud.hosting import ONE, TWO, Guests, guests, is_root, require
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="one user gives an instance no other user")
@@ -145,3 +147,40 @@ def test_a_user_that_vanishes_while_a_job_runs_starts_no_more_tasks(
     said = json.dumps(status)
     assert "no user leaver" in said
     assert '"root' not in cloud("logs", job, "-n", "own", check=False).stdout
+
+
+# A machine that is itself one of AWS's images, in a mount namespace of the test's own.
+WITH_USER = 'mount --bind "$0" /etc/passwd && exec "$@"'
+
+
+def test_plain_processes_of_root_run_as_root_on_a_machine_that_has_ec2_user(tmp_path: Path) -> None:
+    users = tmp_path / "passwd"
+    machine = Path("/etc/passwd").read_text()
+    users.write_text(f"{machine}ec2-user:x:20002:20002::/home/ec2-user:/bin/bash\n")
+    state = tempfile.mkdtemp(prefix="pmr-")
+    command = Pmr(tmp_path, Path(state), {"PMR_LOCAL_ISOLATION": "processes"})
+
+    def pmr(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["unshare", "-m", "sh", "-c", WITH_USER, users, PMR, *words],
+            env=command.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    try:
+        assert "own rights" in pmr("local", "up").stderr
+        pmr("create", "-n", "plain", "-N", "1")
+        for user in ((), ("-u", "ec2-user")):
+            on = ("-n", "plain", "--no-prefix", *user)
+            ended = pmr("run", *on, "-c", 'id -u; echo "$HOME"; cd && pwd -P')
+            assert ended.returncode == 0, ended.stderr
+            uid, home, real = ended.stdout.split()
+            assert (uid, home) == ("0", real)
+            assert home.startswith(f"{state}/instances/i-")
+        assert pmr("run", "-n", "plain", "-u", "nobody-here", "--", "true").returncode == 4
+    finally:
+        pmr("local", "down")
+        shutil.rmtree(state)

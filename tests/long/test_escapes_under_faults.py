@@ -119,6 +119,8 @@ def pythons() -> list[str]:
 
 def usable(as_user: list[str], python: str, variables: dict[str, str]) -> bool:
     """Tell whether a user can run an interpreter that has what the tests need."""
-    words = [*as_user, python, "-c", "import psutil, pytest, boto3, moto"]
+    # setpriv finds what the user then cannot: so the interpreter must find itself once more.
+    again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
+    words = [*as_user, python, "-c", f"import psutil, pytest, boto3, moto; {again}"]
     ended = subprocess.run(words, env=variables, capture_output=True, check=False)
     return ended.returncode == 0
