@@ -57,7 +57,7 @@ def told(counts: Mapping[TaskState, int], **changes: object) -> bytes:
         "ran": counts.get(S, 0) + counts.get(F, 0),
         "busy": 8_000_000,
         "under": 0,
-        "spread": 1,
+        "spread": sum(counts.values()),
         **changes,
     }
     return encode_meta(job()) + "".join(f"{key}={word}\n" for key, word in words.items()).encode()
@@ -115,10 +115,10 @@ def test_what_makes_no_sense_is_refused(words: dict[str, object]) -> None:
 
 
 def test_counts_add_up_and_what_moves_is_pending() -> None:
-    found = whole(share(0, {S: 3, P: 2}, gave="1"), share(1, {S: 2, F: 1}))
+    found = whole(share(0, {S: 3, P: 2}, spread=7, gave="1:2"), share(1, {S: 2, F: 1}))
     assert (found.counts[S], found.counts[F], found.counts[P]) == (5, 1, 4)
     assert (found.total, found.failures, found.ended) == (10, 1, False)
-    cancelled = whole(share(0, {S: 3}, gave="1"), share(1, {S: 6}, cancelled_job=1))
+    cancelled = whole(share(0, {S: 3}, spread=4, gave="1:1"), share(1, {S: 6}, cancelled_job=1))
     assert (cancelled.counts[TaskState.CANCELLED], cancelled.ended) == (1, True)
 
 
@@ -129,20 +129,31 @@ def test_what_nobody_has_and_nobody_gave_away_is_looked_at() -> None:
     assert (short.total, short.ended) == (3, False)
 
 
-def test_what_was_told_twice_counts_once_or_is_looked_at() -> None:
-    moving = whole(share(0, {S: 3, P: 4}), share(1, {S: 3, R: 1, P: 1}))
-    assert (moving.total, moving.counts[P]) == (10, 3)
-    several_attempts = [share(0, {F: 1, S: 5}), share(1, {S: 5})]
+def test_what_is_told_twice_is_looked_at() -> None:
+    moving = [share(0, {S: 3, P: 4}, spread=6), share(1, {S: 3, R: 1, P: 1}, spread=4)]
+    assert merged(summary(), moving) is None
+    several_attempts = [share(0, {F: 1, S: 5}, spread=5), share(1, {S: 5})]
     assert merged(summary(), several_attempts) is None
 
 
+def test_who_counts_tasks_that_others_did_not_give_it_is_looked_at() -> None:
+    gave = share(0, {S: 3, P: 1}, spread=5, gave="1:1")
+    assert whole(gave, share(1, {S: 6}, spread=5)).counts[S] == 9
+    # The third instance was to have it; meanwhile the second one claims it.
+    to_third = share(0, {S: 3, P: 1}, spread=5, gave="2:1")
+    third = share(2, {S: 2})
+    assert merged(summary(10, 3), [to_third, share(1, {S: 4}, spread=3), third]) is None
+    assert merged(summary(10, 3), [to_third, share(1, {S: 4}, spread=4), third]) is None
+    assert merged(summary(10, 3), [to_third, share(1, {S: 3}), third]) is not None
+
+
 def test_where_an_instance_does_not_tell_each_task_is_looked_at() -> None:
-    there, joined = share(0, {S: 5}), share(2, {S: 5}, spread=0)
+    there, joined = share(0, {S: 5}), share(2, {S: 5}, spread=-1)
     assert merged(summary(), [there, joined]) is None
-    both = [there, share(1, {S: 2, P: 1})]
-    assert merged(summary(), [*both, share(2, {S: 2}, spread=0)]) is not None
+    both = [there, share(1, {S: 2, P: 1}, spread=5, gave="2:2")]
+    assert merged(summary(), [*both, share(2, {S: 2}, spread=-1)]) is not None
     # What is on its way to somebody who is there is pending; to nobody, it may be lost.
-    gave = share(1, {S: 2, P: 1}, gave="2")
+    gave = share(1, {S: 2, P: 1}, spread=5, gave="2:2")
     target = replace(joined, counts={**joined.counts, S: 1})
     found = merged(summary(), [there, gave, target])
     assert found is not None
@@ -216,7 +227,10 @@ counts = st.fixed_dictionaries({state: st.integers(0, 5) for state in TaskState}
 
 @given(told_counts=st.lists(counts, min_size=1, max_size=5), missing=st.integers(0, 3))
 def test_no_task_is_lost_or_doubled(told_counts: list[dict[TaskState, int]], missing: int) -> None:
-    shares = [share(n, each, gave="0") for n, each in enumerate(told_counts)]
+    *others, last = told_counts
+    gave = {"spread": sum(last.values()) + missing, "gave": f"0:{missing}"}
+    shares = [share(n, each) for n, each in enumerate(others)]
+    shares.append(share(len(others), last, **gave))
     total = sum(sum(each.values()) for each in told_counts) + missing
     found = merged(summary(total, len(shares)), shares)
     if not total:

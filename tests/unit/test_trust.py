@@ -17,7 +17,7 @@ from poormanray.ledger import TaskState
 from poormanray.manifest import Host
 
 # Three instances with four tasks each; the second one lies. Tasks of the others fail.
-SHARES = ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
+SHARES = ((0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11))
 LIAR = 1
 NAMES = {task: str(task) for share in SHARES for task in share}
 
@@ -50,8 +50,8 @@ FORGERIES: Mapping[str, tuple[list[str], list[str]]] = {
         [],
     ),
     "everything at once": ([f"A 1.0 {n}.{m}" for n in NAMES for m in (1, 2)] + won(0, 2), []),
-    "ends on record": ([], ["0/0-3/", "2/8-11/"]),
-    "later ends on record": ([], ["0//0.2.0.S,1.3.0.S", "2//8.2.0.S"]),
+    "ends on record": ([], ["0/0-11/", "2/0-11/"]),
+    "later ends on record": ([], ["0//0.2.0.S,3.3.0.S", "2//8.2.0.S"]),
     "a move on record": (["A 1.0 0.1,8.1", *won(0), *won(8)], ["0>1/0.1", "2>1/8.1"]),
     "a loss on record": (["A 1.0 0.2,8.2", *won(0, 2), *won(8, 2)], ["0=1/0.2", "2=1/8.2"]),
     "a move to another on record": ([], ["0>2/0.1", "2>0/8.1", "0=2/0.2", "2=0/8.2"]),
@@ -60,7 +60,7 @@ FORGERIES: Mapping[str, tuple[list[str], list[str]]] = {
         [f"A 1.0 {n}.1" for n in NAMES] + [one for n in NAMES for one in won(n)],
         [f"{home}>1/{n}.1" for home, share in enumerate(SHARES) for n in share],
     ),
-    "ends of its own that never were": ([*won(0, 2)], ["1/0-3/", "1/8-11/"]),
+    "ends of its own that never were": ([*won(0, 2)], ["1/0-11/"]),
     "damaged words": (["A 1.0 0.1", "G 1.0 x 0.1", *won(0)], ["0>/0.1", "=1/0.1", "0/99999999-/"]),
 }
 
@@ -116,7 +116,7 @@ def test_no_forgery_makes_the_tasks_of_others_succeed(
         assert not good
 
 
-TASKS = st.sampled_from([0, 1, 8, 9])
+TASKS = st.sampled_from([0, 3, 8, 5])
 ATTEMPTS = st.integers(1, 4)
 EVENTS = st.one_of(
     st.builds(lambda t, a: f"A 1.0 {t}.{a}", TASKS, ATTEMPTS),

@@ -20,7 +20,7 @@ from poormanray.ledger import (
     reason_text,
 )
 from poormanray.manifest import JobSummary, sound_summary
-from poormanray.schedule import decode_ids, whole_number
+from poormanray.schedule import whole_number
 
 # As many of the failed and of the slowest tasks are told of all instances together.
 MOST_SHOWN = 20
@@ -64,7 +64,8 @@ class Share:
 
     `ran` attempts have ended with an exit code after `busy_s` seconds altogether; those that run
     have done so for `under_s` seconds. `problem` says why nothing more is expected of it; `waits`
-    and `joined` are those of a track. `gave_to` are the host indices that it gave tasks to. `held`
+    and `joined` are those of a track. The manifest gives it `spread` tasks; `gave_to` counts the
+    attempts that it gave away, by the host index of who was to get them. `held`
     counts slots that start nothing for now, by why; `interrupted` is a spot notice (what, when).
     """
 
@@ -87,7 +88,8 @@ class Share:
     interrupted: tuple[str, str] | None = None
     waits: bool = False
     joined: bool = False
-    gave_to: frozenset[int] = frozenset()
+    spread: int = 0
+    gave_to: Mapping[int, int] = field(default_factory=dict)
     host_index: int = -1
     slowest: tuple[Slow, ...] = ()
     failed: tuple[Failed, ...] = ()
@@ -232,12 +234,18 @@ def read_share(instance_id: str, name: str, job_id: str, data: bytes) -> tuple[J
         held=Counter(word for word in words.get("held", "").split() if word in _HELD),
         interrupted=_notice(words.get("notice", "")),
         waits=words.get("waits") == "1",
-        joined=words.get("spread") != "1",
-        gave_to=frozenset(decode_ids(words.get("gave", ""))),
+        joined=not words.get("spread", "").isdecimal(),
+        spread=whole_number(words["spread"]) if words.get("spread", "").isdecimal() else 0,
+        gave_to=_gave(words.get("gave", "")),
         slowest=tuple(_slow(text, host) for text in _numbered(words, "slow")),
         failed=tuple(_failed(text, host) for text in _numbered(words, "bad")),
     )
     return summary, _judged(share)
+
+
+def _gave(text: str) -> dict[int, int]:
+    pairs = (word.partition(":") for word in text.split(",") if word)
+    return {whole_number(to): whole_number(count) for to, _, count in pairs}
 
 
 def _notice(text: str) -> tuple[str, str] | None:
@@ -322,7 +330,7 @@ def merged(summary: JobSummary, shares: Sequence[Share]) -> Overview | None:
         for state, count in share.counts.items():
             counts[state] += count
     missing = summary.task_count - sum(counts.values())
-    if not summary.task_count:
+    if not summary.task_count or not _agree(summary, shares):
         return None
     if missing > 0:
         given_to = {to for share in shares for to in share.gave_to}
@@ -334,12 +342,24 @@ def merged(summary: JobSummary, shares: Sequence[Share]) -> Overview | None:
         cancelled = any(share.cancelled for share in shares)
         counts[TaskState.CANCELLED if cancelled else TaskState.PENDING] += missing
     elif missing < 0:
-        # Tasks that moved between two answers were told of twice; else several attempts of some
-        # are about, and which one counts is for a closer look.
-        if not counts[TaskState.RUNNING] or counts[TaskState.PENDING] < -missing:
-            return None
-        counts[TaskState.PENDING] += missing
+        # Several attempts of some are about, and which one counts is for a closer look.
+        return None
     return Overview(summary, tuple(shares), counts, *picked(shares))
+
+
+def _agree(summary: JobSummary, shares: Sequence[Share]) -> bool:
+    """Say whether no instance counts more tasks than the others say it was given.
+
+    Else one counts tasks of others as its own, or tasks moved between two answers.
+    """
+    got: Counter[int] = Counter()
+    for share in shares:
+        got.update(share.gave_to)
+    return sum(share.spread for share in shares) == summary.task_count and all(
+        sum(share.counts.values())
+        <= share.spread + got[share.host_index] - sum(share.gave_to.values())
+        for share in shares
+    )
 
 
 def picked(shares: Iterable[Share]) -> tuple[tuple[Slow, ...], tuple[Failed, ...]]:

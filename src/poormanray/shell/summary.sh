@@ -133,13 +133,13 @@ read_event() { # words of a line; false where it is none of ours
     esac
 }
 
-mine() { # sets IDS to the tasks that were spread to this instance; SPREAD, if it did not join later
+mine() { # sets IDS to the tasks that were spread to this instance; SPREAD to their number, -1 where it joined later
     local index
     IDS=()
     mapfile -t MANIFEST <"$JOB_DIR/manifest"
     for ((index = 0; index < ${#MANIFEST[@]}; index++)); do
         case ${MANIFEST[index]} in
-            "Q ${AWS_SSM_INSTANCE_ID-} "*) ids_of "${MANIFEST[index]##* }" && SPREAD=1 && break ;;
+            "Q ${AWS_SSM_INSTANCE_ID-} "*) ids_of "${MANIFEST[index]##* }" && SPREAD=${#IDS[@]} && break ;;
             [TR]*) break ;;
         esac
     done
@@ -189,11 +189,14 @@ fold() { # all events, into the variables of verb_summary
 
 count() { # what each task that is ours now has come to; sets COUNT, UNDER, SLOWEST and GAVE
     local key task attempt state long least=-1 last=0
-    local -A away=()
+    local -A away=() gave=()
     for key in ${GIVEN[@]+"${!GIVEN[@]}"}; do
         task=${key%.*} attempt=${key#*.}
         ((${away[$task]:--1} < attempt)) && away[$task]=$attempt
-        [[ ,$GAVE, == *,${GIVEN[$key]},* ]] || GAVE+=${GAVE:+,}${GIVEN[$key]}
+        gave[${GIVEN[$key]}]=$((${gave[${GIVEN[$key]}]:-0} + 1))
+    done
+    for key in ${gave[@]+"${!gave[@]}"}; do
+        GAVE+=${GAVE:+,}$key:${gave[$key]}
     done
     now
     micros "$NOW"
@@ -289,7 +292,7 @@ verb_summary() { # which job (see find_job), cluster, how many of the slowest an
     local -A OURS=() OPENED=() NEWEST=() STATE=() SEEN=() BEGAN=() TOOK=() GIVEN=()
     local -A COUNT=([pending]=0 [running]=0 [succeeded]=0 [failed]=0 [timeout]=0 [cancelled]=0 [lost]=0)
     local US FIRST=0 LAST=0 RAN=0 BUSY=0 UNDER=0 SLOTS=0 DETACHED='' DAMAGED=0 CANCELLED_JOB=0
-    local SPREAD=0 GAVE='' WAITS=0 HELD=() NOTICE=''
+    local SPREAD=-1 GAVE='' WAITS=0 HELD=() NOTICE=''
     WANTED='' EVENTS_AT=''
     if find_job "$1" "$2"; then
         settle
