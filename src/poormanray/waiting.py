@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import tenacity
 
@@ -119,6 +119,18 @@ class _Service:
     throttled_at_s: float = 0.0
     partly: bool = False
     reported: bool = False
+
+
+class Repeated(Protocol):
+    """Makes a call of a service, again and again while an outage fails it."""
+
+    def __call__(self, service: str, call: Callable[[], T], /) -> T:
+        """Return what the call brings."""
+
+
+def at_once(_service: str, call: Callable[[], T]) -> T:
+    """Return what a call brings, without another try."""
+    return call()
 
 
 class Outages:

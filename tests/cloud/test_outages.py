@@ -55,7 +55,9 @@ class Ended:
     stderr: str
 
 
-def struck(pmr: Pmr, words: list[str], fault: tuple[str, ...], sign: bytes) -> Ended:
+def struck(
+    pmr: Pmr, words: list[str], fault: tuple[str, ...], sign: bytes, timeout_s: float = 110
+) -> Ended:
     """Run a command, and order a fault as soon as it has printed a sign on stdout."""
     with pmr.start(*words) as running:
         assert running.stdout is not None
@@ -65,7 +67,7 @@ def struck(pmr: Pmr, words: list[str], fault: tuple[str, ...], sign: bytes) -> E
             read += (data := os.read(running.stdout.fileno(), 1 << 16))
             assert data, running.communicate()
         pmr("local", "fault", "add", *fault)
-        out, err = running.communicate(timeout=110)
+        out, err = running.communicate(timeout=timeout_s)
     pmr("local", "fault", "clear")
     return Ended(running.returncode, (read + out).decode(), err.decode())
 
@@ -140,3 +142,55 @@ def test_nobody_waits_for_an_instance_that_has_gone(pmr: Pmr, tmp_path: Path) ->
     assert events(read.decode())[-1]["counts"]["SUCCEEDED"] == 18
     # 3 s of the cloud's time on a busy machine.
     assert took_s < 4, said
+
+
+def test_every_watcher_outlasts_it(pmr: Pmr, tmp_path: Path) -> None:
+    folder = scripts(tmp_path, 6, 9)
+    job = pmr("map", "-n", CLUSTER, str(folder), "-d", "--retries", "1").stdout.strip()
+    watchers = {
+        "status": ("status", job, "-n", CLUSTER, "--watch", "1s"),
+        "logs": ("logs", "-f", job, "-n", CLUSTER),
+        "after": ("run", "-n", CLUSTER, "--after", job, "-c", "echo then"),
+    }
+    begun = {name: pmr.start(*words) for name, words in watchers.items()}
+    time.sleep(4)  # noqa: TID251 (they have begun to watch by then, which no line of theirs shows)
+    pmr("local", "fault", "add", "port-closed", "--seconds", str(OUTAGE_S))
+    # These begin while nothing answers.
+    begun["results"] = pmr.start("results", job, "-n", CLUSTER, "-o", str(tmp_path / "out"))
+    begun["list"] = pmr.start("list", "-n", CLUSTER)
+    said = {name: one.communicate(timeout=100) for name, one in begun.items()}
+    assert {name: one.returncode for name, one in begun.items()} == dict.fromkeys(begun, 0), said
+    for name in watchers:
+        assert len(re.findall(SAID, said[name][1].decode())) == 1, (name, said[name])
+        assert len(re.findall(BACK, said[name][1].decode())) == 1, (name, said[name])
+
+
+def test_a_lost_answer_launches_nothing_twice(pmr: Pmr) -> None:
+    fault = ("lost-response", "--operation", "ec2:RunInstances", "--count", "4")
+    pmr("local", "fault", "add", *fault)
+    pmr("create", "-n", "twice", "-N", "2", timeout_s=100)
+    pmr("local", "fault", "clear")
+    assert len(pmr.json("list", "-n", "twice")["instances"]) == 2
+    pmr("terminate", "-n", "twice", "--yes")
+
+
+def test_throttling_of_every_second_call_is_outlasted(pmr: Pmr, tmp_path: Path) -> None:
+    folder = scripts(tmp_path, TASKS, 0.5)
+    words = ["map", "-n", CLUSTER, str(folder), "--retries", "2", "--json"]
+    fault = ("throttle", "--probability", "0.5", "--seconds", "30", "--seed", "1")
+    ended = struck(pmr, words, fault, b'"SUCCEEDED"')
+    assert ended.code == 0, ended.stderr
+    summary = events(ended.stdout)[-1]
+    attempts = {one["task"]: one["attempt"] for one in summary["tasks"]}
+    assert attempts == {n: 2 if n % 8 == 0 else 1 for n in range(TASKS)}
+
+
+def test_the_wait_timeout_ends_an_outage_too(pmr: Pmr) -> None:
+    words = ["run", "-n", CLUSTER, "--wait-timeout", "14", "-c", "echo on; sleep 40"]
+    began_s = time.monotonic()
+    ended = struck(pmr, words, ("5xx", "--operation", "ssm:*", "--seconds", "100"), b"on")
+    # In seconds of the cloud, which goes twice as fast; the start and the end take a while.
+    assert time.monotonic() - began_s < 30
+    assert ended.code == 4, ended.stderr
+    assert "stopped watching" in ended.stderr
+    assert "pmr logs -f" in ended.stderr

@@ -11,10 +11,11 @@ import boto3
 import pytest
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
+from urllib3.exceptions import ReadTimeoutError
 
 from poormanray.aws.s3 import S3, URL_S
 from poormanray.aws.session import Aws, Endpoint
-from poormanray.errors import AwsRefused
+from poormanray.errors import AwsRefused, NoAnswer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -56,6 +57,43 @@ def test_an_object_is_written_read_listed_and_deleted(s3: S3, stub: Stubber) -> 
     assert s3.keys("mine", "a") == ["a"]
     stub.add_response("delete_object", {}, PLACE)
     s3.delete("mine", PLACE["Key"])
+
+
+class Breaking(io.BytesIO):
+    """A connection that breaks after some bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if not data:
+            raise ReadTimeoutError(None, "", "gone")  # type: ignore[arg-type]  # no pool here
+        return data
+
+
+def test_where_the_connection_breaks_the_rest_of_the_same_object_is_read(
+    s3: S3, stub: Stubber
+) -> None:
+    data = bytes(range(200))
+    for begin, end in ((0, 70), (70, 150), (150, 200)):
+        raw = io.BytesIO(data[begin:end]) if end == len(data) else Breaking(data[begin:end])
+        words: dict[str, str] = {**PLACE}
+        if begin:
+            words |= {"Range": f"bytes={begin}-", "IfMatch": '"tag"'}
+        body = StreamingBody(raw, len(data) - begin)
+        stub.add_response("get_object", {"Body": body, "ETag": '"tag"'}, words)
+    file = io.BytesIO()
+    assert s3.copy_to("mine", PLACE["Key"], file, most=1000) == len(data)
+    assert file.getvalue() == data
+
+
+def test_connections_that_break_at_once_are_given_up(s3: S3, stub: Stubber) -> None:
+    for _ in range(6):
+        body = StreamingBody(Breaking(b""), 9)
+        stub.add_response("get_object", {"Body": body, "ETag": '"tag"'})
+    with pytest.raises(NoAnswer):
+        s3.copy_to("mine", PLACE["Key"], io.BytesIO(), most=1000)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ class Aws:
                 ),
             )
 
-        return S3(client_in, self.region)
+        return S3(client_in, self.region, repeated=self._made)
 
     def _made(self, service: str, make: Callable[[], C]) -> C:
         """Return a new client: that reads the credentials, whose source may fail for a moment."""

@@ -6,19 +6,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from poormanray.aws.paced import Paced
 from poormanray.aws.refusals import translated
 from poormanray.errors import AwsRefused, Outage
 from poormanray.model import Agent, Invocation, InvocationStatus, chunks
-from poormanray.waiting import Clock
+from poormanray.waiting import Clock, Repeated, at_once
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_ssm.type_defs import CommandInvocationTypeDef, SendCommandResultTypeDef
 
-T = TypeVar("T")
 DOCUMENT = "AWS-RunShellScript"
 # SSM model: SendCommandRequest.InstanceIds, and the page of DescribeInstanceInformation.
 MAX_IDS = 50
@@ -51,17 +50,6 @@ _UNDELIVERED = {
 }
 
 
-class Repeated(Protocol):
-    """Makes a call of a service, again and again while an outage fails it."""
-
-    def __call__(self, service: str, call: Callable[[], T], /) -> T:
-        """Return what the call brings."""
-
-
-def _at_once(_service: str, call: Callable[[], T]) -> T:
-    return call()
-
-
 class Ssm:
     """Run Command, as far as we use it. Safe to share by threads."""
 
@@ -71,7 +59,7 @@ class Ssm:
         region: str,
         clock: Clock | None = None,
         *,
-        repeated: Repeated = _at_once,
+        repeated: Repeated = at_once,
     ) -> None:
         clock = clock or Clock()
         self._client = client

@@ -170,7 +170,8 @@ class Follower:
     def _say_last(self) -> None:
         """Let what ended at the very last be remembered too; nobody waits for the answers."""
         if order := last_order(self.job_id, self._mirrors):
-            with suppress(PmrError):  # the job is done, and what came of it is known
+            # The job is done, and what came of it is known: no outage is waited for.
+            with suppress(PmrError), self._clock.until(self._clock.now_s()):
                 self._remote.send(order, list(order.rows))
 
     def _due_times_s(self) -> list[float]:
