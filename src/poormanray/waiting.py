@@ -24,9 +24,9 @@ UNPROVEN_S = 60.0
 # An outage is reported when it has lasted this long; throttling later, as calls still succeed.
 REPORT_AFTER_S = 5.0
 REPORT_THROTTLING_AFTER_S = 20.0
-# Throttling has ended when no call was throttled for this long: two calls at the slowest pace
-# (pacing.SLOWEST), of which every second one is throttled, and some.
-UNTHROTTLED_S = 12.0
+# Throttling has ended when no call was throttled for this long: at the slowest pace
+# (pacing.SLOWEST) some seven calls, of which every second one would have been.
+UNTHROTTLED_S = 30.0
 
 
 def since_boot_s() -> float:
