@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from botocore.client import BaseClient
-from botocore.parsers import ResponseParserError
 
 from poormanray.waiting import Fault, Outages
 
@@ -70,12 +69,9 @@ class Outlasting:
                 service = self.meta.service_model.service_name
 
                 def ask() -> object:
-                    answer = super(Repeating, self)._make_api_call(  # type: ignore[misc]  # no stub has it
+                    return super(Repeating, self)._make_api_call(  # type: ignore[misc]  # no stub has it
                         operation_name, api_params
                     )
-                    if service != "s3":
-                        _refuse_strangers(answer)
-                    return answer
 
                 if not is_repeatable(operation_name):
                     return ask()
@@ -111,16 +107,3 @@ class Outlasting:
 def label(service: str) -> str:
     """Return what people call a service."""
     return service.upper()
-
-
-def _refuse_strangers(answer: Mapping[str, Any]) -> None:
-    """Refuse a good HTTP answer that is not AWS's, such as the page of a proxy, or nothing.
-
-    Raises:
-        ResponseParserError: it has neither content nor the id that AWS gives each request.
-    """
-    told = answer.get("ResponseMetadata", {})
-    headers: Mapping[str, str] = told.get("HTTPHeaders", {})
-    if answer.keys() <= {"ResponseMetadata"} and not told.get("RequestId"):
-        kind = headers.get("content-type", "no content")
-        raise ResponseParserError(f"HTTP {told.get('HTTPStatusCode', 0)}, {kind}")

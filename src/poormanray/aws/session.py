@@ -194,7 +194,7 @@ class Aws:
                 ),
             )
 
-        return S3(client_in, self.region, repeated=self._made)
+        return S3(client_in, self.region, repeated=self._signed)
 
     def _made(self, service: str, make: Callable[[], C]) -> C:
         """Return a new client: that reads the credentials, whose source may fail for a moment."""
@@ -204,6 +204,12 @@ class Aws:
             client = self.outages.call(label(service), make, self._judge, proves=False)
             self._check(client)
             return client
+
+    def _signed(self, service: str, sign: Callable[[], T]) -> T:
+        """Return what only reads the credentials, whose source may fail for a moment."""
+        from poormanray.aws.outlasting import label
+
+        return self.outages.call(label(service), sign, self._judge, proves=False)
 
     def _repeated(self, service: str, call: Callable[[], T]) -> T:
         """Return what a call brings that must be made anew each time that an outage fails it."""
