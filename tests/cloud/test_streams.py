@@ -183,12 +183,12 @@ def test_results_and_reports_take_their_place_whole(
     results, page = tmp_path / "results", tmp_path / "page.html"
     pmr("results", job, "-n", cluster, "-o", results)
     pmr("report", job, "-n", cluster, "-o", page)
-    before = {path.name: path.stat().st_ino for path in results.iterdir()}
+    before = {path.name: path.stat().st_ino for path in results.glob("[!.]*")}
     assert {"0.log", "joblog.tsv", "results.jsonl"} < before.keys()
     assert page.read_text().endswith("</html>\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
     pmr("results", job, "-n", cluster, "-o", results)
-    after = {path.name: path.stat().st_ino for path in results.iterdir()}
+    after = {path.name: path.stat().st_ino for path in results.glob("[!.]*")}
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
 
