@@ -15,6 +15,8 @@ from poormanray.ledger import new_job_id
 from tests.cloud.conftest import Pmr
 from tests.cloud.test_run import Words
 
+# A dozen commands one after another, on a machine that has much else to do.
+pytestmark = pytest.mark.timeout(300)
 # What each command that takes -i needs beside it. A new one has to be added here.
 WITH_INSTANCES: dict[str, Words] = {
     "run": ("-c", "true"),
@@ -45,7 +47,6 @@ def submitted(pmr: Pmr, cluster: str, *words: str) -> str:
     return pmr("run", "-n", cluster, "-d", *words, "-c", "sleep 300").stdout.strip()
 
 
-@pytest.mark.timeout(240)
 def test_an_unknown_instance_beside_a_known_one_is_an_error(pmr: Pmr, pair: str) -> None:
     context = click.Context(cli.pmr)
     commands = {name: cli.pmr.get_command(context, name) for name in cli.COMMANDS}
@@ -66,7 +67,6 @@ def test_an_unknown_instance_beside_a_known_one_is_an_error(pmr: Pmr, pair: str)
     assert pmr.json("cancel", job, "-n", pair)["tasks_cancelled"] == 2
 
 
-@pytest.mark.timeout(240)
 def test_a_name_that_looks_like_an_id_or_last_can_be_addressed(pmr: Pmr, pair: str) -> None:
     odd = new_job_id()
     by_name = {name: submitted(pmr, pair, "--job-name", name) for name in (odd, "last")}
