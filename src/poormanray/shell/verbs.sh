@@ -117,6 +117,11 @@ commit() { # once for each job id, whatever is sent again
     flock "$lock"
     if [[ -d $PMR_ROOT/jobs/$CALL_JOB ]]; then
         rm -f "$FETCHED"
+        if ! open_job "$CALL_JOB"; then
+            refuse_job
+            exec {lock}>&-
+            return 1
+        fi
         same_job || { exec {lock}>&-; return 1; }
         fact committed before
     else
