@@ -285,6 +285,10 @@ class EventLog:
             case ["runner-lost", *_]:
                 self.runner_lost = True
                 self.held.clear()
+            case ["rebooted", *_]:
+                # What was settled before the boot does not count: the queue goes on.
+                self.runner_lost = False
+                self.held.clear()
             case ["held", why, slot]:
                 if whole_number(slot) >= self.slots:
                     raise ValueError("not a slot of this instance")

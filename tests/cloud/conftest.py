@@ -25,6 +25,8 @@ QUICK = {
     "profile_visible_s": 1,
     "stopping_s": 0.1,
     "shutting_down_s": 0.1,
+    "jobs_end_s": 0.3,
+    "settle_s": 3,
 }
 # All else that the user has set must not change what a test sees.
 KEPT_VARIABLES = ("PATH", "TMPDIR", "LANG", "LC_ALL", "USER", "LOGNAME")

@@ -50,6 +50,12 @@ class Machine:
     # Where a runner reads load and memory, and asks for a spot notice.
     proc: str = "/proc"
     imds: str = "/nowhere"
+    # For how long a runner has to be dead before that is put on record, in 1/100 s.
+    settle: str = "3000"
+    # The folder that is there where systemd runs.
+    systemd: str = "/nowhere"
+    # Where cgroups are mounted, if tasks are to have their own.
+    cgroup: str = ""
 
     @property
     def root(self) -> Path:
@@ -74,6 +80,9 @@ class Machine:
                 "AWS_SSM_INSTANCE_ID": ME,
                 "PMR_PROC": self.proc,
                 "PMR_IMDS": self.imds,
+                "PMR_SETTLE": self.settle,
+                "PMR_SYSTEMD": self.systemd,
+                "PMR_CGROUP": self.cgroup,
             },
             cwd="/usr/bin",
             timeout=60,
@@ -334,8 +343,10 @@ def test_a_dead_runner_is_told_once_and_leaves_nothing(machine: Machine) -> None
     machine.start(job)
     machine.until(job, lambda log: bool(log.tasks))
     os.kill(machine.runner(job), signal.SIGKILL)
+    assert machine.look(job).facts["runner"] == "unsettled"
+    hasty = replace(machine, settle="0")
     with ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(machine.look, [job] * 3))
+        answers = list(pool.map(hasty.look, [job] * 3))
     assert "dead" in {answer.facts["runner"] for answer in answers}
     log = machine.events(job)
     assert (log.newest[0].state, log.runner_lost, 1 in log.newest) == (TaskState.LOST, True, False)

@@ -24,6 +24,7 @@ from poormanray.jobs.track import (
     REASSIGN_S,
     REFUSALS,
     STALLED_S,
+    UNSETTLED_S,
     Again,
     Backlog,
     Contact,
@@ -489,6 +490,36 @@ def test_a_dead_runner_ends_the_watching() -> None:
     cloud = Cloud({"i-0": Guest(lost, {"0.1": b"last words"})})
     _, seen = follow(cloud, tasks=2)
     assert problems(seen) == [REFUSALS["runner-lost"]]
+
+
+def test_a_dead_runner_that_is_not_settled_is_waited_for() -> None:
+    facts = {"runner": "unsettled", "settles": "30"}
+    guest = Guest(begun(0), {"0.1": b"last words"}, facts=facts)
+    cloud = Cloud({"i-0": guest})
+
+    def settle(_row: str) -> None:
+        if cloud.now_s > 31:
+            facts.clear()
+            facts["runner"] = "dead"
+            guest.events = begun(0) + line("E 3.0 0 1 - lost") + line("J 3.0 runner-lost")
+
+    guest.always = settle
+    follower, seen = follow(cloud, tasks=2)
+    assert problems(seen) == [REFUSALS["runner-lost"]]
+    assert 31 < cloud.now_s < 45
+    # Not without a pause.
+    assert len(cloud.sent) < 15
+    found = outcomes_of(follower.tracks.values())
+    assert [one.state for one in found] == [TaskState.LOST, TaskState.LOST]
+
+
+def test_a_dead_runner_that_is_never_settled_is_named_and_not_lost() -> None:
+    cloud = Cloud({"i-0": Guest(begun(0), facts={"runner": "unsettled", "settles": "5"})})
+    follower, seen = follow(cloud, wanted=Wanted(), timeout_s=2 * UNSETTLED_S)
+    assert REFUSALS["unsettled"] in problems(seen)
+    # It may run on: it is not lost, and does not run elsewhere.
+    assert follower.tracks["i-0"].contact is Contact.SILENT
+    assert follower.gave_up_waiting
 
 
 def test_a_turn_that_an_instance_gives_by_itself_is_told_and_waited_for() -> None:

@@ -21,7 +21,7 @@ from poormanray.cli.working import Then, lost_after_option
 from poormanray.entries import parse_array
 from poormanray.errors import ExitCode, UsageProblem
 from poormanray.jobs import again
-from poormanray.jobs.cancel import cancel
+from poormanray.jobs.cancel import cancel, unconfirmed
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.halt import Halt, halting, parse_halt
 from poormanray.jobs.join import of_ledger
@@ -194,7 +194,7 @@ def _stop(before: Seen, follower: Follower, halt: Halt) -> tuple[str, ...]:
         follower.mover.stop()
     hosts = [track.host for track in follower.tracks.values() if not track.gone]
     done = cancel(before.fleet, follower.job_id, hosts, running=halt.now)
-    return tuple(one.host.name for one in done if one.problem)
+    return unconfirmed(done, follower.tracks.values())
 
 
 def resume(

@@ -46,7 +46,6 @@ from poormanray.manifest import Host
 from poormanray.model import Selection, readable_s
 
 if TYPE_CHECKING:
-    from poormanray.cli.output import Output
     from poormanray.envelope import Answer
 
 job_argument = click.argument("job", default="last")
@@ -228,34 +227,34 @@ def cancel(
         if not (job_id := id_in(job)):
             raise
         return _cancel_all(app, fleet, job_id, task)
-    chosen = chosen_hosts(known, instance_ids)
-    hosts = [host for host in chosen if host.instance_id in known.holders]
+    hosts = list(chosen_hosts(known, instance_ids))
     # A task may have moved since: whoever does not have it has nothing to end.
     if not hosts or (task is not None and task not in known.manifest.task_names):
         raise NotFound(
             f"job {known.summary.job_id} has no such task or instance",
             app.command_line("status", known.summary.job_id, "-n", name),
         )
-    return _show_cancelled(
-        app.out,
-        known.summary.job_id,
-        task,
-        cancel_on(fleet, known.summary.job_id, hosts, task=task),
-    )
+    job_id = known.summary.job_id
+    return _show_cancelled(app, name, job_id, task, cancel_on(fleet, job_id, hosts, task=task))
 
 
 def _cancel_all(app: App, fleet: Fleet, job_id: str, task: int | None) -> int:
     """End every job that has this id: of several, no instance's word on the others counts."""
     hosts = [Host(one.host_index, one.instance_id, one.name, ()) for one in fleet.ready]
     done = cancel_on(fleet, job_id, hosts, task=task)
-    there = [one for one in done if one.problem != "no-such-job"]
-    return _show_cancelled(app.out, job_id, task, there)
+    there = [one for one in done if not one.absent]
+    return _show_cancelled(app, fleet.cluster, job_id, task, there)
 
 
-def _show_cancelled(out: Output, job_id: str, task: int | None, done: Sequence[Cancelled]) -> int:
+def _show_cancelled(
+    app: App, name: str, job_id: str, task: int | None, done: Sequence[Cancelled]
+) -> int:
+    out = app.out
     for one in done:
         if one.problem:
-            out.note(f"[{one.host.name}] not cancelled: {one.problem}")
+            out.note(f"[{one.host.name}] not cancelled, its tasks may run on: {one.problem}")
+        elif one.absent:
+            out.note(f"[{one.host.name}] nothing to cancel there: {one.absent}")
         elif one.survivors:
             out.note(f"[{one.host.name}] {one.survivors} processes would not end")
     count = sum(one.tasks for one in done)
@@ -263,7 +262,8 @@ def _show_cancelled(out: Output, job_id: str, task: int | None, done: Sequence[C
     survivors = sum(one.survivors for one in done)
     what = f"job {job_id}" if task is None else f"task {task} of job {job_id}"
     if count:
-        out.line(f"{what}: {count} tasks cancelled on {len(done) - missed} instances")
+        asked = sum(1 for one in done if not (one.problem or one.absent))
+        out.line(f"{what}: {count} tasks cancelled on {asked} instances")
     elif not missed:
         out.line(f"{what} had ended already: nothing to cancel")
     out.document(
@@ -272,7 +272,13 @@ def _show_cancelled(out: Output, job_id: str, task: int | None, done: Sequence[C
             "task": task,
             "tasks_cancelled": count,
             "instances_missed": missed,
+            "missed": [one.host.name for one in done if one.problem],
             "survivors": survivors,
         }
     )
+    left = [one.host.name for one in done if one.problem or one.survivors]
+    if left:
+        words = ["cancel", job_id, "-n", name, *(["--task", str(task)] if task is not None else [])]
+        again = app.command_line(*words, *(word for one in left for word in ("-i", one)))
+        out.note(f"  next: {again}")
     return ExitCode.NOT_REACHED if missed or survivors else ExitCode.OK

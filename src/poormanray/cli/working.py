@@ -25,7 +25,7 @@ from poormanray.cli.watching import (
 )
 from poormanray.errors import ExitCode, JobConflict, PmrError, UsageProblem
 from poormanray.jobs.absent import prove
-from poormanray.jobs.cancel import cancel
+from poormanray.jobs.cancel import cancel, unconfirmed
 from poormanray.jobs.fleet import muster
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.halt import Halt, halting
@@ -430,7 +430,7 @@ class Submission:
     def _stop(self, halt: Halt, follower: Follower) -> tuple[str, ...]:
         hosts = [track.host for track in follower.tracks.values() if not track.problem]
         done = cancel(self.fleet, self.job.job_id, hosts, running=halt.now)
-        return tuple(one.host.name for one in done if one.problem)
+        return unconfirmed(done, follower.tracks.values())
 
     def conclude(
         self, follower: Follower, *, own_code: bool, left_out: int = 0, then: Then | None = None

@@ -43,6 +43,7 @@ from poormanray.jobs.track import (
     Track,
     Wanted,
     refusal_words,
+    settles_s,
 )
 from poormanray.jobs.trust import unproved
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
@@ -386,6 +387,7 @@ class Follower:
         if kind != "bulk":
             track.looked = True
             track.waits = "waits" in answer.facts
+            track.due_at_s += settles_s(answer)
             if answer.facts.get("window") == "busy":
                 track.due_at_s = now_s + self._cadence.busy_s
         yield from self._take_events(track, answer)

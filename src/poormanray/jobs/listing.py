@@ -111,7 +111,7 @@ def list_jobs(fleet: Fleet, *, most: int = MOST_JOBS) -> tuple[list[Listed], dic
             summary=entry.summary,
             counts=entry.counts,
             hosts_seen=len(entry.runners),
-            running=any(runner in ("running", "new") for runner in entry.runners),
+            running=any(runner in ("running", "new", "unsettled") for runner in entry.runners),
         )
         for _, entry in sorted(found.items(), reverse=True)
     ]

@@ -20,6 +20,7 @@ MOST_MEAGRE = 8
 REFUSALS = {
     "runner-lost": "its runner has died; what had not started will not start",
     "stalled": "its runner has ended, and its ledger does not tell how every task ended",
+    "unsettled": "its runner has died, and it cannot record what is lost (is its disk full?)",
     "never-began": "its runner does not start (is it out of disk, memory or processes?)",
     "expired": "the command reached it too late (or its clock is wrong); nothing was done",
     "digest": "the job arrived damaged; nothing was started",
@@ -54,6 +55,8 @@ class Contact(Enum):
 CONTACT_OF = {
     "runner-lost": Contact.ENDED,
     "stalled": Contact.ENDED,
+    # What it ran may run on.
+    "unsettled": Contact.SILENT,
     "never-began": Contact.ENDED,
     "expired": Contact.SILENT,
     "empty": Contact.SILENT,
@@ -83,6 +86,9 @@ def is_conflict(why: str) -> bool:
 STALLED_S = 20.0
 # Each look starts a runner where there is none; a machine that answers looks can run one by then.
 NEVER_BEGAN_S = 120.0
+# An instance reports a dead runner, and records what is lost 30 s later, or after its next boot.
+UNSETTLED_S = 300.0
+SETTLES_S = 5.0
 # Between requests that fail.
 RETRY_PAUSE_S = 2.0
 LONGEST_READ_PAUSE_S = 30.0
@@ -132,6 +138,20 @@ class LogGap:
         size = f"{self.missing_bytes:,} bytes of this log are missing here: "
         line = f"[pmr: {size if self.missing_bytes else ''}{self.why}]\n".encode()
         return line if not before or before.endswith(b"\n") else b"\n" + line
+
+
+_LIMITS_S = {
+    "done": STALLED_S,
+    "dead": STALLED_S,
+    "unsettled": UNSETTLED_S,
+    "new": NEVER_BEGAN_S,
+}
+
+
+def settles_s(answer: Answer) -> float:
+    """Return how long to wait before a dead runner is looked at again, 0 where there is none."""
+    told = answer.facts.get("settles", "")[:9]
+    return max(1.0, min(float(told), SETTLES_S)) if told.isdecimal() else 0.0
 
 
 def log_happening(host: Host, item: Text | Gap) -> LogText | LogGap:
@@ -388,7 +408,7 @@ class Track:
         `runner` is what the instance says of it. So it is where the ledger cannot be written, or
         where no process can be started.
         """
-        limit_s = {"done": STALLED_S, "dead": STALLED_S, "new": NEVER_BEGAN_S}.get(runner)
+        limit_s = _LIMITS_S.get(runner)
         if limit_s is None or self.waits or self.behind or self.all_ended:
             self.stalled_since_s = None
             return ""
@@ -396,7 +416,7 @@ class Track:
             self.stalled_since_s = now_s
         if now_s - self.stalled_since_s <= limit_s:
             return ""
-        return "never-began" if runner == "new" else "stalled"
+        return {"new": "never-began", "unsettled": "unsettled"}.get(runner, "stalled")
 
     def never_came(self, *, delivered: bool) -> bool:
         """Say whether a start that failed certainly came there neither now nor before."""

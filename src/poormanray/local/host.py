@@ -32,6 +32,7 @@ from poormanray.local.namespaces import (
 )
 from poormanray.local.network import PATH, RESOLVER, Way, chosen_ways, trial_of_network
 from poormanray.local.processes import Supervised, sweep
+from poormanray.local.settings import Settings
 
 __all__ = ["Ended", "Execution", "Host"]
 
@@ -78,14 +79,14 @@ class Host:
         self,
         folder: Path,
         *,
-        time_scale: float = 1.0,
+        settings: Settings | None = None,
         hidden: Iterable[Path] = (),
         port: int = 0,
         on_connection: Callable[[socket.socket], None] = socket.socket.close,
     ) -> None:
         """Find out what this machine allows, and remove what an earlier host left in the folder.
 
-        `time_scale` shortens timeouts and delays; `hidden` are places that no instance may see,
+        The settings shorten timeouts and delays; `hidden` are places that no instance may see,
         beside the folder and the user's own. Where instances have a network of their own, each
         has `port` of its loopback open (0: some port), and `on_connection` gets what connects.
 
@@ -96,7 +97,9 @@ class Host:
         # Not the folder itself: plain processes could have put a link in its place.
         self._folder = folder.parent.resolve() / folder.name
         self._hidden = [self._folder, *hidden]
-        self._time_scale = time_scale
+        settings = settings or Settings()
+        self._time_scale = settings.time_scale
+        self._settle = {"PMR_SETTLE": f"{settings.settle_s * 100 / settings.time_scale:.0f}"}
         self._instances: dict[str, _Instance] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -193,7 +196,7 @@ class Host:
             if machine is None:
                 raise OSError(f"{instance_id} is not running")
             path = instance.folder.write_script(command_id, script)
-            environment = _environment(instance, command_id)
+            environment = _environment(instance, command_id) | self._settle
             folder = working_directory if working_directory[:1] == "/" else "/usr/bin"
             execution = _launch(instance, machine, Errand(path, folder, environment), on_end)
         self._watcher.follow(execution, timeout_s / self._time_scale)
@@ -203,6 +206,18 @@ class Host:
         """Call back when something in an instance halts it: its id, and how."""
         self._tell_shutdown = callback
 
+    def end_jobs(self, instance_id: str) -> int:
+        """End the jobs' processes of an instance (SIGTERM) as systemd does first; return how many.
+
+        Source: agent-facts, last section (measured): the jobs' scopes end at once, the script that
+        the agent runs lives on for a while.
+        """
+
+        def members() -> list[int]:
+            return inside.of_jobs(self._pids(instance_id))
+
+        return inside.signal_all(members(), signal.SIGTERM, members)
+
     def freeze(self, instance_id: str) -> int:
         """Stop every process of an instance (SIGSTOP); return how many there are."""
         return inside.stop_all(lambda: self._pids(instance_id))
@@ -210,15 +225,16 @@ class Host:
     def thaw(self, instance_id: str) -> int:
         """Let the processes of an instance go on; return how many there are."""
         pids = self._pids(instance_id)
-        inside.signal_all(pids, signal.SIGCONT)
-        return len(pids)
+        return inside.signal_all(pids, signal.SIGCONT, lambda: self._pids(instance_id))
 
     def kill_runners(self, instance_id: str, *, screens: bool) -> int:
         """Kill (SIGKILL) the job runners in an instance, or their screens; return how many."""
-        pids = self._pids(instance_id)
-        found = inside.screens(pids) if screens else inside.runners(pids)
-        inside.signal_all(found, signal.SIGKILL)
-        return len(found)
+        kind = inside.screens if screens else inside.runners
+
+        def members() -> list[int]:
+            return kind(self._pids(instance_id))
+
+        return inside.signal_all(members(), signal.SIGKILL, members)
 
     def limit_disk(self, instance_id: str, free: int) -> None:
         """Leave `free` bytes on the disk that jobs are kept on (-1: no limit).

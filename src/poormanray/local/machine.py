@@ -50,6 +50,10 @@ class Machines(Protocol):
         """Start a machine; raises OSError."""
         ...
 
+    def end_jobs(self, instance_id: str) -> int:
+        """End the jobs' processes, as the first step of a shutdown; return how many."""
+        ...
+
     def power_off(self, instance_id: str) -> None:
         """End its processes and keep its disk."""
         ...

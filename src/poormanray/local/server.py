@@ -125,7 +125,7 @@ class Cloud:
     def _new_host(self) -> Host:
         return Host(
             self._folder / INSTANCES,
-            time_scale=self._settings.time_scale,
+            settings=self._settings,
             hidden=[self._folder],
             port=self._port,
             on_connection=self._server.adopt,

@@ -25,6 +25,8 @@ class Settings:
     registration_herd: float = 0  # so many agents register at a time; 0: as many as there are
     agent_start_s: float = 3.0  # from the start of a stopped agent until it answers
     agent_restart_s: float = 7.0  # the same of a restart
+    jobs_end_s: float = 1.0  # from the end of the jobs' processes at a shutdown to that of all else
+    settle_s: float = 30.0  # a runner must be dead for so long before its loss is recorded
     ping_lost_s: float = 360.0  # from the last heartbeat until Online becomes ConnectionLost
     stopped_accepted: float = 0  # 1: SendCommand takes stopped instances (AWS's pages disagree)
     pending_invocations_max: float = 0  # more make a command RateExceeded; 0: no limit

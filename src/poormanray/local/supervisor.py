@@ -55,9 +55,9 @@ class Children:
             os.killpg(group, signal.SIGKILL)
             return
         # Its leader is gone, so that its number may be another's by now: only our own ones.
-        for process, (_parent, its_group) in self._descendants().items():
+        for process, (_parent, its_group, since) in self._descendants().items():
             if its_group == group:
-                _kill(process)
+                _kill(process, since)
 
     def collect(self) -> bool:
         """Collect what has ended and report it; tell whether any child is left."""
@@ -76,44 +76,65 @@ class Children:
     def end(self) -> None:
         """Kill everything until nothing is left."""
         while self.collect():
-            for process in self._descendants():
-                _kill(process)
+            for process, (_parent, _group, since) in self._descendants().items():
+                _kill(process, since)
             select.select([], [], [], 0.005)
 
-    def _descendants(self) -> dict[int, tuple[int, int]]:
-        """Return parent and group of every process that comes from this one."""
+    def _descendants(self) -> dict[int, tuple[int, int, int]]:
+        """Return parent, group and start time of every process that comes from this one."""
         everyone = _processes()
-        found: dict[int, tuple[int, int]] = {}
+        found: dict[int, tuple[int, int, int]] = {}
         fresh = {os.getpid()}
         while fresh:
-            fresh = {p for p, (parent, _) in everyone.items() if parent in fresh and p not in found}
+            parents = fresh
+            fresh = {p for p, (parent, *_) in everyone.items() if parent in parents} - found.keys()
             found |= {process: everyone[process] for process in fresh}
         if not everyone:
-            found = {child: (os.getpid(), child) for child in self._reports}
+            # Not collected yet: the number is still its own.
+            found = {child: (os.getpid(), child, 0) for child in self._reports}
         return found
 
 
-def _processes() -> dict[int, tuple[int, int]]:
-    """Return parent and group of every process; nothing where there is no /proc."""
-    everyone: dict[int, tuple[int, int]] = {}
+def _processes() -> dict[int, tuple[int, int, int]]:
+    """Return parent, group and start time of every process; nothing where there is no /proc."""
+    everyone: dict[int, tuple[int, int, int]] = {}
     if sys.platform != "linux":
         return everyone
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as reading:
-                    words = reading.read().rpartition(b")")[2].split()
-            except OSError:
-                continue  # it has ended meanwhile
-            everyone[int(name)] = (int(words[1]), int(words[2]))
+            facts = _facts(int(name))
+            if facts is not None:
+                everyone[int(name)] = facts
     return everyone
 
 
-def _kill(process: int) -> None:
+def _facts(process: int) -> tuple[int, int, int] | None:
     try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
+        with open(f"/proc/{process}/stat", "rb") as reading:
+            words = reading.read().rpartition(b")")[2].split()
+    except OSError:
+        return None  # it has ended meanwhile
+    return int(words[1]), int(words[2]), int(words[19])
+
+
+def _kill(process: int, since: int) -> None:
+    """Kill the process that began at `since` (0: a child that was not collected yet)."""
+    try:
+        if not since:
+            os.kill(process, signal.SIGKILL)
+            return
+        handle = os.pidfd_open(process)
+    except OSError:
         return  # it has ended meanwhile
+    try:
+        # Its parent may have collected it after the look: then another can have the number.
+        facts = _facts(process)
+        if facts is not None and facts[2] == since:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)
 
 
 def _report(descriptor: int, code: int) -> None:

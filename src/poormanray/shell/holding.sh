@@ -49,10 +49,10 @@ let_in() { # what was held back is not any more
 }
 
 others_run() { # true while another slot has a task
-    local file pid
+    local file pid since
     for file in "$JOB_DIR"/slots/*; do
         [[ $file != "$JOB_DIR/slots/$SLOT" ]] || continue
-        { read -r _ pid <"$file"; } 2>/dev/null && kill -s 0 "$pid" 2>/dev/null && return
+        { read -r _ pid since <"$file"; } 2>/dev/null && lives "$pid" "$since" && return
     done
     return 1
 }
@@ -60,10 +60,16 @@ others_run() { # true while another slot has a task
 # --- another turn for what has failed -----------------------------------------------------------
 
 queue_again() { # task attempt; queues the next one, to start when its back-off is over
-    local lock next=$(($2 + 1)) wait_s=60
-    (($2 < 7)) && wait_s=$((1 << ($2 - 1)))
+    local lock
     exec {lock}>"$JOB_DIR/lock"
     flock "$lock"
+    queue_next "$@"
+    exec {lock}>&-
+}
+
+queue_next() { # as queue_again; the caller holds the lock
+    local next=$(($2 + 1)) wait_s=60
+    (($2 < 7)) && wait_s=$((1 << ($2 - 1)))
     # On record before the end of the attempt that failed: so the task never seems to have ended.
     now
     event A "$NOW" "$1.$next"
@@ -73,7 +79,6 @@ queue_again() { # task attempt; queues the next one, to start when its back-off 
         # The cancel may have read the queue before that.
         event E "$NOW" "$1" "$next" - cancelled
     fi
-    exec {lock}>&-
 }
 
 next_task() { # sets task and attempt; false when there is none to start now
@@ -102,6 +107,8 @@ next_task() { # sets task and attempt; false when there is none to start now
 # --- time limits --------------------------------------------------------------------------------
 
 time_limit() { # task.attempt; ends the task when its time is over
+    # Held for the life of the runner and its slots, one of which this may outlive.
+    exec {HELD}>&-
     local seconds=${META_timeout%%.*} part=000 until left
     [[ $META_timeout != *.* ]] || part=${META_timeout#*.}000
     since_boot
@@ -113,7 +120,8 @@ time_limit() { # task.attempt; ends the task when its time is over
         pause "$seconds"
         since_boot
     done
-    end_task "$1" timeout 5
+    # shellcheck disable=SC2086 # splitting into words is meant
+    lives $SLOT_ID && end_task "$1" timeout 5
 }
 
 take_time() { # of the event whose words flush has read

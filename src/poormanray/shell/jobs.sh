@@ -49,8 +49,7 @@ verb_jobs() { # most; the newest jobs first
             [[ -z $FOREIGN ]] || fact "foreign.$JOB" "$FOREIGN"
             continue
         }
-        runner_state
-        [[ $RUNNER == dead ]] && settle
+        settle
         tally
         whole "$JOB_DIR/meta" "$MOST_LOG" || continue
         printf -v text 'queued=%s\nsucceeded=%s\nfailed=%s\nrunning=%s\nrunner=%s\n' \

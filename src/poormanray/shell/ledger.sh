@@ -2,6 +2,9 @@
 # shellcheck disable=SC2034,SC2153,SC2154 # a send is made of several files; it is checked whole too
 # The ledger of one instance: where its files are, events, claims, and what "running" means.
 
+# For how long a runner has to be dead, in hundredths of a second, before that is put on record.
+: "${PMR_SETTLE:=3000}"
+
 never() { # sets PMR_NEVER to a descriptor that never has anything to read
     [[ -n ${PMR_NEVER-} ]] || exec {PMR_NEVER}<> <(:)
 }
@@ -148,24 +151,31 @@ load_meta() { # sets META_<key> for the keys of the ledger's meta file that the 
     [[ -n $META_cluster ]]
 }
 
-runner_state() { # sets RUNNER to new, running, done or dead
+runner_state() { # sets RUNNER to new, running, done, unsettled (dead, not on record yet) or dead
     local pid start boot
     RUNNER=new
     [[ -e $JOB_DIR/done ]] && RUNNER='done' && return
     [[ -s $JOB_DIR/runner ]] || return 0
     read -r pid start boot <"$JOB_DIR/runner"
     boot_id
-    RUNNER=dead FATE=lost
-    # What cannot be read now says nothing: a machine that is out of memory may have both.
+    RUNNER=unsettled FATE=lost WHICH_DIED=$boot/$pid/$start
     [[ $boot == "$BOOT" || $BOOT == none ]] || FATE=rebooted
-    if [[ $FATE == lost ]] && started_at "$pid" && [[ $STARTED == "$start" ]]; then
-        RUNNER=running
-    elif [[ $FATE == lost && ${#FIELDS[@]} == 0 && -e /proc/$pid ]]; then
+    if [[ $FATE == lost ]] && lives "$pid" "$start"; then
         RUNNER=running
     elif [[ -e $JOB_DIR/done ]]; then
         # It ended between the two looks.
         RUNNER='done'
+    elif settled_here; then
+        RUNNER=dead
     fi
+}
+
+settled_here() { # true when what became of a dead runner is on record, for this boot of the machine
+    local boot=
+    [[ -e $JOB_DIR/settled ]] || return
+    read -r boot <"$JOB_DIR/settled"
+    # One by an earlier version, or on a full disk, does not say.
+    [[ -z $boot || $boot == "$BOOT" || $BOOT == none ]]
 }
 
 bounds() { # from-to:step, or less of it; sets from, upto and step
@@ -186,6 +196,24 @@ ids_of() { # ranges of ids, as from-to:step,...; sets IDS
 }
 
 # --- processes -------------------------------------------------------------------------------
+# A process id says nothing by itself: the kernel gives it to others, after a reboot at once. A
+# signal goes only to a process that is proved to be the job's: by a record of pid, start time and
+# boot id, or by the job's marker and the instance's id in the environment that it was started with.
+
+is_it() { # pid start; true while that very process lives
+    [[ -n ${2-} ]] && started_at "$1" && [[ $STARTED == "$2" ]]
+}
+
+lives() { # pid start; as is_it, and true where the machine cannot say
+    is_it "$@" && return
+    # What cannot be read now says nothing: a machine that is out of memory may have both.
+    ((${#FIELDS[@]} == 0)) && [[ -n ${1-} && -e /proc/$1 ]]
+}
+
+signal_it() { # signal pid start; nothing happens where that process has ended
+    is_it "$2" "${3-}" && kill -s "$1" "$2" 2>/dev/null
+    return 0
+}
 
 carries() { # pid NAME=value; true when the process was started with that variable
     local entry
@@ -195,42 +223,96 @@ carries() { # pid NAME=value; true when the process was started with that variab
     return 1
 }
 
-group_of() { # pid; sets GROUP, its process group, as /proc/<pid>/stat tells it to everybody
-    GROUP=
-    fields_of "$1" || return 1
-    GROUP=${FIELDS[2]}
+record() { # sets RECORD to what proves this very process, for as long as the machine is up
+    boot_id
+    started_at "$BASHPID"
+    RECORD="$BASHPID ${STARTED:-0} $BOOT ${FIELDS[3]-0}"
 }
 
-processes_of() { # task.attempt or "" for the whole job; sets PIDS
-    local key=$1 proc pid mark="PMR_JOB_ID=$JOB" log work leader=none
-    PIDS=()
-    [[ -n $key && -s $JOB_DIR/claims/$key ]] && read -r leader <"$JOB_DIR/claims/$key"
-    [[ -n $key ]] && mark="PMR_TASK_KEY=${JOB}_$key"
+leader_of() { # task.attempt or ""; sets LEADER and what proves it, "none" without proof, and CGROUP
+    local boot=
+    LEADER=none LEADER_START=0 LEADER_SESSION='' CGROUP=''
+    boot_id
+    if [[ -z $1 ]]; then
+        # Below it each attempt has one.
+        { read -r boot CGROUP <"$JOB_DIR/cgroups"; } 2>/dev/null
+    elif [[ -s $JOB_DIR/claims/$1 ]]; then
+        read -r LEADER LEADER_START boot LEADER_SESSION CGROUP <"$JOB_DIR/claims/$1"
+    fi
+    [[ $boot == "$BOOT" && $BOOT != none && $CGROUP == */pmr-$JOB.* ]] || CGROUP=
+    [[ -n $1 ]] || return 0
+    [[ $LEADER.$LEADER_START != *[!0-9.]* && $boot == "$BOOT" && $BOOT != none ]] || LEADER=none
+    # The number may be another's by now: then so is its group.
+    started_at "$LEADER" && [[ $STARTED != "$LEADER_START" ]] && LEADER=none
+    return 0
+}
+
+in_group() { # of the leader; FIELDS are of the process that is meant
+    # As long as a process is in a group or session, no other gets the number: one alone might be a
+    # stranger's whose leader has ended, as ours has; both together cannot.
+    [[ ${FIELDS[2]} == "$LEADER" && ${FIELDS[3]} == "$LEADER_SESSION" ]] &&
+        ((FIELDS[19] >= LEADER_START))
+}
+
+of_attempt() { # pid, whose FIELDS were just read; by the record, or by MARK
+    [[ $1.${FIELDS[19]} == "$LEADER.$LEADER_START" ]] || in_group ||
+        { carries "$1" "$MARK" && carries "$1" "PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}"; }
+}
+
+holds_log() { # pid; its output is the attempt's log, which nobody but root can open by its name
+    [[ -n $LOG_OF ]] && [[ /proc/$1/fd/1 -ef $LOG_OF || /proc/$1/fd/2 -ef $LOG_OF ]] &&
+        ! carries "$1" "PMR_RUNNER=$JOB"
+}
+
+members_of() { # cgroup; adds what is in it, or below it, to PIDS
+    local file pid
+    for file in "$1"/cgroup.procs "$1"/*/cgroup.procs "$1"/*/*/cgroup.procs; do
+        [[ -e $file ]] || continue
+        while read -r pid; do
+            [[ -z ${SINCE[pid]-} ]] && fields_of "$pid" && PIDS+=("$pid") SINCE[pid]=${FIELDS[19]}
+        done <"$file"
+    done
+}
+
+processes_of() { # task.attempt or "" for the whole job; sets PIDS, SINCE to their starts, and CGROUP
+    local proc pid since MARK="PMR_JOB_ID=$JOB" LOG_OF='' LEADER LEADER_START LEADER_SESSION
+    PIDS=() SINCE=()
+    leader_of "$1"
+    [[ -z $CGROUP ]] || members_of "$CGROUP"
+    [[ -z $1 ]] || MARK=PMR_TASK_KEY=${JOB}_$1 LOG_OF=$JOB_DIR/logs/$1
     for proc in /proc/[0-9]*; do
         pid=${proc#/proc/}
-        [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 ]] && continue
-        group_of "$pid" || continue
-        if [[ $GROUP == "$leader" || $pid == "$leader" ]] ||
-            { carries "$pid" "$mark" && carries "$pid" "PMR_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}"; }; then
-            [[ -n $GROUP ]] && PIDS+=("$pid")
-        elif [[ -n $key ]]; then
-            # A daemon that dropped its environment still stands in the folder or holds the log.
-            log=$JOB_DIR/logs/$key work=$PMR_ROOT/work/$JOB/$key
-            if [[ $proc/cwd -ef $work || $proc/fd/1 -ef $log || $proc/fd/2 -ef $log ]] &&
-                ! carries "$pid" "PMR_RUNNER=$JOB"; then
-                PIDS+=("$pid")
-            fi
+        [[ $pid == "$$" || $pid == "$BASHPID" || $pid == 1 || -n ${SINCE[pid]-} ]] && continue
+        fields_of "$pid" || continue
+        since=${FIELDS[19]}
+        if of_attempt "$pid" || holds_log "$pid"; then
+            PIDS+=("$pid") SINCE[pid]=$since
         fi
     done
 }
 
-signal_all() { # signal; pids in PIDS
-    ((${#PIDS[@]})) || return 0
-    kill -s "$1" "${PIDS[@]}" 2>/dev/null || :
+signal_all() { # signal; to each of PIDS that is still the process that was found
+    local pid
+    for pid in ${PIDS[@]+"${PIDS[@]}"}; do
+        signal_it "$1" "$pid" "${SINCE[pid]}"
+    done
 }
 
+kill_all() { # what is in PIDS, and in CGROUP, where what forks meanwhile cannot escape
+    if [[ -n $CGROUP && -e $CGROUP/cgroup.kill ]]; then
+        printf 1 >"$CGROUP/cgroup.kill"
+    elif [[ -n $CGROUP && -e $CGROUP/cgroup.freeze ]]; then
+        # Linux before 5.14.
+        printf 1 >"$CGROUP/cgroup.freeze"
+        members_of "$CGROUP"
+        signal_all KILL
+        printf 0 >"$CGROUP/cgroup.freeze"
+    fi
+    signal_all KILL
+} 2>/dev/null
+
 end_processes() { # task.attempt or ""; grace in seconds; sets PIDS to what survived
-    local grace=$2 waited=0
+    local grace=$2 waited=0 CGROUP
     processes_of "$1"
     signal_all TERM
     signal_all CONT
@@ -241,7 +323,7 @@ end_processes() { # task.attempt or ""; grace in seconds; sets PIDS to what surv
     done
     waited=0
     while ((${#PIDS[@]} && waited < 5)); do
-        signal_all KILL
+        kill_all
         pause 0.1
         waited=$((waited + 1))
         processes_of "$1"
@@ -284,44 +366,100 @@ unended() { # sets OPEN to the task.attempt of everything that was claimed here 
     return 0
 }
 
+stopping() { # true while the machine shuts down, which ends a job's processes before others
+    local state
+    command -v systemctl >/dev/null && [[ -d ${PMR_SYSTEMD:-/run/systemd/system} ]] || return
+    state=$(timeout 5 systemctl is-system-running 2>/dev/null)
+    # Where it cannot say so in time, it has other things to do.
+    [[ $? == 124 || $state == stopping ]]
+}
+
+may_settle() { # true when a runner has been dead for long enough; else sets SETTLES, in seconds
+    local up mark since
+    # A machine that shuts down may have ended the runner, and will be another boot soon: nothing
+    # is lost then but what ran. So the first look puts down when that was, by the boot's own clock.
+    read -r up _ </proc/uptime
+    up=${up/./} SETTLES=0
+    mark=$(readlink "$JOB_DIR/died") && since=${mark##*/}
+    if [[ ${mark%/*} != "$WHICH_DIED" || $since == *[!0-9]* ]]; then
+        since=$up
+        # A link keeps its word where a full disk would leave an empty file.
+        ln -sfn "$WHICH_DIED/$up" "$JOB_DIR/died" || { rm -f "$JOB_DIR/reserve" && ln -sfn "$WHICH_DIED/$up" "$JOB_DIR/died"; }
+    fi
+    if ((up - since < PMR_SETTLE)); then
+        SETTLES=$(((PMR_SETTLE - up + since) / 100 + 1))
+        return 1
+    fi
+    ! stopping || { SETTLES=5 && return 1; }
+}
+
+end_of_lost() { # task.attempt; nothing of it runs any more; sets WHY and NOW for its end
+    give_reason "$1" "$FATE"
+    [[ $FATE == rebooted ]] || end_processes "$1" 0
+    # Whoever ended it before counts for more.
+    WHY=$(readlink "$JOB_DIR/why/$1") || WHY=$FATE
+    now
+}
+
 settle() { # writes LOST for what a dead runner was running; once, under the job's lock; sets RUNNER
-    local lock key
+    local lock
+    SETTLES=
     runner_state
-    [[ $RUNNER == dead && ! -e $JOB_DIR/settled ]] || return 0
+    [[ $RUNNER == unsettled ]] || return 0
+    [[ $FATE == rebooted ]] || may_settle || return 0
     exec {lock}>"$JOB_DIR/lock"
     flock "$lock"
     runner_state
-    if [[ $RUNNER == dead && ! -e $JOB_DIR/settled ]]; then
-        end_slots
-        unended || { exec {lock}>&-; return; }
-        for key in ${OPEN[@]+"${OPEN[@]}"}; do
-            end_processes "$key" 0
-            now
-            event E "$NOW" "${key%.*}" "${key#*.}" - "$FATE"
-        done
-        if [[ $FATE == rebooted ]]; then
-            # The queue is intact. Another runner goes on with it once a client has looked: some of
-            # what waits here may have been given to others meanwhile.
-            : >"$JOB_DIR/waits"
-            rm -f "$JOB_DIR/runner"
-            RUNNER=new
-        else
-            now
-            event J "$NOW" runner-lost
-            : >"$JOB_DIR/settled"
-        fi
-    fi
+    [[ $RUNNER != unsettled ]] || put_down_loss
     exec {lock}>&-
 }
 
+put_down_loss() { # of the runner that runner_state has found; the caller holds the lock
+    local key WHY
+    unended || return
+    end_slots
+    # Whatever ran before this boot has ended with it: one look by the job's marker is enough.
+    [[ $FATE != rebooted ]] || end_processes '' 0
+    for key in ${OPEN[@]+"${OPEN[@]}"}; do
+        end_of_lost "$key"
+        event E "$NOW" "${key%.*}" "${key#*.}" - "$WHY"
+    done
+    if [[ $FATE == rebooted ]]; then
+        # The queue is intact. Another runner goes on with it once a client has looked: some of
+        # what waits here may have been given to others meanwhile. What was settled before the
+        # machine went down does not count any more.
+        : >"$JOB_DIR/waits"
+        [[ ! -e $JOB_DIR/settled ]] || { now && event J "$NOW" rebooted; }
+    elif [[ ! -e $JOB_DIR/wanted ]]; then
+        now
+        event J "$NOW" runner-lost
+        drop_job_cgroups
+        printf '%s\n' "$BOOT" >"$JOB_DIR/settled"
+        RUNNER=dead
+        return
+    fi
+    drop_job_cgroups
+    rm -f "$JOB_DIR"/{settled,wanted,runner,died}
+    RUNNER=new
+}
+
+drop_job_cgroups() { # of a dead runner: those that are empty
+    local LEADER LEADER_START LEADER_SESSION CGROUP
+    leader_of ''
+    [[ -z $CGROUP ]] || rmdir -- "$CGROUP"/*/ "$CGROUP" 2>/dev/null
+    return 0
+}
+
 end_slots() { # a slot that outlived its runner would start further tasks
-    local proc pid
+    local proc pid since
     for proc in /proc/[0-9]*; do
         pid=${proc#/proc/}
+        fields_of "$pid" || continue
+        since=${FIELDS[19]}
         # A local cloud without namespaces shows the runners of its other instances too.
         carries "$pid" "PMR_RUNNER=$JOB" &&
             carries "$pid" "AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}" &&
-            kill -s KILL "$pid" 2>/dev/null
+            signal_it KILL "$pid" "$since"
     done
     return 0
 }

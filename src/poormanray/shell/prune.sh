@@ -6,11 +6,10 @@ stays() { # sets WHY to why the job must stay, "" if nothing of it can start or 
     WHY=
     runner_state
     case $RUNNER in
-        running) WHY=running ;;
+        running | unsettled) WHY=running ;;
         new) WHY=waiting ;;
         # A client may be about to start a runner for what it has brought.
         'done') unclaimed && WHY=waiting ;;
-        dead) [[ -e $JOB_DIR/settled ]] || WHY=running ;;
     esac
 }
 

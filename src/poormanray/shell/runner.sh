@@ -150,14 +150,15 @@ prepare() { # task.attempt; what it needs is there, or FAULT says why not
     LOG=$JOB_DIR/logs/$1
     know "${1%.*}"
     SCRIPT=$JOB_DIR/scripts/${SCRIPT_OF[${1%.*}]}
-    while [[ ! -d $WORK && ! -e $JOB_DIR/placed ]] && kill -s 0 "$PLACER" 2>/dev/null; do
+    # shellcheck disable=SC2086 # splitting into words is meant
+    while [[ ! -d $WORK && ! -e $JOB_DIR/placed ]] && lives $PLACER; do
         pause 0.01
     done
     [[ -d $WORK ]] || places "$1"
 }
 
 task_environment() { # task attempt; what a task sees, on top of a clean environment
-    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME PMR_IMDS PMR_PROC OLDPWD
+    unset PMR_RUNNER PMR_DETACHED PMR_ROOT PMR_HOME PMR_IMDS PMR_PROC PMR_SCOPE PMR_CGROUP OLDPWD
     export HOME=$USER_HOME USER=$USER_NAME LOGNAME=$USER_NAME SHELL=${USER_SHELL:-/bin/bash}
     export TERM=dumb PYTHONUNBUFFERED=1
     export AWS_REGION=$META_region AWS_DEFAULT_REGION=$META_region
@@ -227,14 +228,60 @@ task_entry() { # base64; exports PMR_ENTRY, with every newline that it ends in
 
 begin() { # task attempt; tells that it runs in this very process, before anything of it does
     local key=$1.$2
-    printf '%s\n' "$BASHPID" >>"$JOB_DIR/claims/$key"
-    started_at "$BASHPID"
+    join_cgroup
+    record
+    printf '%s\n' "$RECORD $CGROUP" >"$JOB_DIR/claims/$key"
     event S "$NOW" "$1" "$2" "$SLOT" "$BASHPID" "${STARTED:-0}"
-    # Over what is there: a file that is emptied first costs some file systems a write to the disk.
-    printf '%-32s\n' "$key $SLOT_PID" 1<>"$JOB_DIR/slots/$SLOT"
     # Cancelled before there was a process to end; from here on there is one.
     [[ -L $JOB_DIR/why/$key ]] && kill -s TERM "$BASHPID"
     return 0
+}
+
+cgroup_home() { # sets CGROUPS to the folder below which attempts get cgroups of their own, or ""
+    local number kind at root second='' first='' version=
+    CGROUPS=
+    # Other cgroups than that of the job's own scope are systemd's, or the agent's.
+    [[ -n ${PMR_SCOPE-}${PMR_CGROUP-} ]] || return 0
+    while IFS=: read -r number kind at; do
+        case $number:$kind in
+            0:)
+                root=/sys/fs/cgroup
+                [[ -e $root/cgroup.controllers ]] || root+=/unified
+                second=${PMR_CGROUP:-$root}${at%/}
+                ;;
+            # Where version 2 is not mounted: the tree in which systemd of old keeps its units.
+            *:name=systemd) first=/sys/fs/cgroup/systemd${at%/} ;;
+        esac
+    done </proc/self/cgroup
+    for version in "$second" "$first"; do
+        [[ -n $version && -w $version/cgroup.procs ]] || continue
+        CGROUPS=$version/pmr-$JOB.$$
+        mkdir "$CGROUPS" 2>/dev/null && printf '%s %s\n' "$BOOT" "$CGROUPS" >"$JOB_DIR/cgroups" && return
+    done
+    CGROUPS=
+}
+
+own_cgroup() { # sets CGROUP to one that no other attempt has had or will have, "" where there is none
+    local pool=$CGROUPS/${SLOT_ID% *}.$((ATTEMPTS / 16)) at=$((ATTEMPTS % 16))
+    CGROUP=
+    [[ -n $CGROUPS ]] || return 0
+    if ((at == 0)); then
+        # A process for many of them: each costs as much as a short task.
+        ((ATTEMPTS == 0)) || drop_cgroups
+        mkdir -- "$pool".{0..15} 2>/dev/null
+    fi
+    [[ ! -d $pool.$at ]] || CGROUP=$pool.$at
+    ATTEMPTS=$((ATTEMPTS + 1))
+}
+
+drop_cgroups() { # those of this slot that are empty
+    rmdir -- "$CGROUPS/${SLOT_ID% *}."* 2>/dev/null
+    return 0
+}
+
+join_cgroup() { # this very process; what it starts cannot leave, unless it is root
+    [[ -n $CGROUP ]] || return 0
+    { printf '%s' "$BASHPID" >"$CGROUP/cgroup.procs"; } 2>/dev/null || CGROUP=
 }
 
 become_task() { # task attempt; never returns
@@ -242,7 +289,7 @@ become_task() { # task attempt; never returns
     exec </dev/null >>"$LOG" 2>&1 || not_started "$1.$2"
     # The task is the kernel's first choice when memory runs out, the runner its last.
     { printf 800 >/proc/self/oom_score_adj; } 2>/dev/null
-    exec {PMR_NEVER}>&- {HELD}>&- {QUEUE}<&-
+    exec {PMR_NEVER}>&- {HELD}>&- {QUEUE}<&- {BELL}>&-
     { cd "$WORK" && task_environment "$1" "$2"; } || not_started "$1.$2"
     umask 022
     # What has a "=" in it would be a variable.
@@ -251,7 +298,7 @@ become_task() { # task attempt; never returns
 }
 
 run_task() { # task attempt
-    local key=$1.$2 limit='' code pid why=exit
+    local key=$1.$2 limit='' since code pid why=exit
     now
     if ! prepare "$key" 2>>"$JOB_DIR/errors"; then
         # Whoever ended it meanwhile counts for more.
@@ -263,7 +310,10 @@ run_task() { # task attempt
     if [[ $META_timeout != 0 ]]; then
         time_limit "$key" &
         limit=$!
+        started_at "$limit"
+        since=$STARTED
     fi
+    own_cgroup
     # With job control on, it gets a process group of its own, and does not ignore SIGINT and SIGQUIT.
     # With job control on, `wait` would take one that is only stopped for one that has ended.
     set -m
@@ -279,7 +329,7 @@ run_task() { # task attempt
         [[ -z $limit && $why == timeout ]] && end_processes "$key" 5
         [[ $why == unstartable ]] && code=-
     fi
-    [[ -n $limit ]] && kill -s TERM "$limit" 2>/dev/null
+    [[ -z $limit ]] || signal_it TERM "$limit" "$since"
     now
     local ended=$NOW
     ((META_retries >= $2)) && [[ $code/$why != 0/exit && $why != cancelled ]] &&
@@ -287,12 +337,20 @@ run_task() { # task attempt
     event E "$ended" "$1" "$2" "$code" "$why" "$began" "$SLOT"
 }
 
-slot() { # number; claims and runs until the queue is empty or the job is cancelled
-    local task attempt
+occupy() { # task.attempt; the slot's file names it before its claim is made: the runner looks there
+    # Over what is there: a file that is emptied first costs some file systems a write to the disk.
+    printf '%-48s\n' "$1 $SLOT_ID" 1<>"$JOB_DIR/slots/$SLOT"
+}
+
+slot() { # number; claims and runs until the queue is empty, the job is cancelled or its runner dead
+    local task attempt ATTEMPTS=0
     local -A LATER=()
-    SLOT=$1 SLOT_PID=$BASHPID HELD_BACK=
+    SLOT=$1 HELD_BACK=
+    started_at "$BASHPID"
+    SLOT_ID="$BASHPID ${STARTED:-0}"
     exec {QUEUE}<"$JOB_DIR/queue"
-    while [[ ! -e $JOB_DIR/cancel ]]; do
+    # shellcheck disable=SC2086 # splitting into words is meant
+    while [[ ! -e $JOB_DIR/cancel ]] && lives $RUNNER_ID; do
         if ! next_task; then
             let_in
             if ((${#LATER[@]} == 0)); then
@@ -303,12 +361,15 @@ slot() { # number; claims and runs until the queue is empty or the job is cancel
             pause 0.2
         elif [[ -n $HOLDS || -e $JOB_DIR/interrupted ]] && ! may_start "$task.$attempt"; then
             continue
-        elif claim "$task.$attempt"; then
-            run_task "$task" "$attempt"
         elif [[ ! -e $JOB_DIR/claims/$task.$attempt ]]; then
-            # Nobody else has it: the disk takes no more files.
-            now
-            event E "$NOW" "$task" "$attempt" - unstartable "$NOW" "$SLOT"
+            occupy "$task.$attempt"
+            if claim "$task.$attempt"; then
+                run_task "$task" "$attempt"
+            elif [[ ! -e $JOB_DIR/claims/$task.$attempt ]]; then
+                # Nobody else has it: the disk takes no more files.
+                now
+                event E "$NOW" "$task" "$attempt" - unstartable "$NOW" "$SLOT"
+            fi
         fi
     done
     let_in
@@ -357,7 +418,8 @@ monitor() { # log caps, time limits, and the ledger on disk, about once a second
     local -A BEGAN=()
     exec {FLUSHED}<"$JOB_DIR/events"
     for ((tick = 0; ; tick++)); do
-        kill -s 0 "$$" 2>/dev/null || return 0
+        # shellcheck disable=SC2086 # splitting into words is meant
+        lives $RUNNER_ID || return 0
         pause 1
         if ((tick >= next)); then
             cap_logs
@@ -378,22 +440,88 @@ slot_count() { # sets SLOTS; "auto" is one for each CPU
     return 0
 }
 
-run_slots() { # until every slot has found the queue empty
-    local number pids=()
-    rm -f "$JOB_DIR/slots"/*
+start_slot() { # number; sets SLOT_IDS[number] to what it is known by
     # With job control on, what is put into the background does not ignore SIGINT and SIGQUIT.
     set -m
-    for ((number = 0; number < SLOTS; number++)); do
-        slot "$number" &
-        pids+=($!)
-    done
+    { slot "$1"; printf '%s\n' "$1" >&"$BELL"; exit 0; } &
     set +m
-    wait "${pids[@]}"
+    started_at "$!"
+    SLOT_IDS[$1]="$! ${STARTED:-0}"
+}
+
+start_monitor() { # sets MONITOR to what it is known by
+    monitor &
+    started_at "$!"
+    MONITOR="$! ${STARTED:-0}"
+}
+
+run_slots() { # until every slot has found the queue empty; another one follows where one was killed
+    local number
+    rm -f "$JOB_DIR/slots"/*
+    for ((number = 0; number < SLOTS; number++)); do
+        start_slot "$number"
+    done
+    while ((${#SLOT_IDS[@]})); do
+        # A slot rings when it ends. One that was killed does not.
+        if read -r -t 1 number <&"$BELL"; then
+            reap_slot "$number"
+            continue
+        fi
+        # shellcheck disable=SC2086 # splitting into words is meant
+        for number in "${!SLOT_IDS[@]}"; do
+            lives ${SLOT_IDS[number]} || reap_slot "$number"
+        done
+        # shellcheck disable=SC2086
+        lives $MONITOR || start_monitor
+    done
+}
+
+reap_slot() { # number; of one that has ended
+    local id=${SLOT_IDS[$1]-}
+    unset "SLOT_IDS[$1]"
+    [[ -z $id ]] || wait "${id% *}" 2>/dev/null && return
+    # Where the machine shuts down, this very process is about to be ended too.
+    pause 1
+    stopping && exit 1
+    slot_died "$1"
+    start_slot "$1"
+}
+
+slot_died() { # number; its task is ended, and lost
+    local lock key='' file other
+    { read -r key _ <"$JOB_DIR/slots/$1"; } 2>/dev/null
+    : >"$JOB_DIR/slots/$1"
+    now
+    event J "$NOW" freed "$1"
+    [[ -n $key && -e $JOB_DIR/claims/$key ]] || return 0
+    for file in "$JOB_DIR"/slots/*; do
+        # Both wanted it. If this one had it after all, that is found at the runner's end.
+        { read -r other _ <"$file"; } 2>/dev/null && [[ $other == "$key" ]] && return
+    done
+    exec {lock}>"$JOB_DIR/lock"
+    flock "$lock"
+    lose_claims "$key"
+    exec {lock}>&-
+}
+
+lose_claims() { # task.attempt or "" for all; those without an end are lost; the caller holds the lock
+    local key FATE=lost
+    unended || return
+    for key in ${OPEN[@]+"${OPEN[@]}"}; do
+        [[ -z $1 || $1 == "$key" ]] || continue
+        end_of_lost "$key"
+        if ((META_retries >= ${key#*.})) && [[ $WHY != cancelled ]]; then
+            queue_next "${key%.*}" "${key#*.}"
+        fi
+        event E "$NOW" "${key%.*}" "${key#*.}" - "$WHY"
+    done
 }
 
 runner() { # job
-    local watcher lock size
+    local lock size SLOT_IDS=()
     open_job "$1" || exit 1
+    # Nobody else writes to it, and it never reports an end.
+    exec {BELL}<> <(:)
     # Every process of the runner has this one.
     never
     # Held by the runner and its slots for life: there is never a second runner of a job.
@@ -409,6 +537,8 @@ runner() { # job
     hold_limits
     boot_id
     started_at "$$"
+    RUNNER_ID="$$ $STARTED"
+    cgroup_home
     # Nobody would believe that it lives, and tasks would run twice.
     printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new" ||
         { rm -f "$JOB_DIR/reserve" && printf '%s %s %s\n' "$$" "$STARTED" "$BOOT" >"$JOB_DIR/runner.new"; } || exit 1
@@ -419,21 +549,25 @@ runner() { # job
     rm -f "$JOB_DIR/placed" "$JOB_DIR/interrupted"
     forget_places
     places_ahead 2>>"$JOB_DIR/errors" &
-    PLACER=$!
-    monitor &
-    watcher=$!
+    started_at "$!"
+    PLACER="$! ${STARTED:-0}"
+    start_monitor
     while :; do
         size=$(stat -c %s "$JOB_DIR/queue")
         run_slots
         # Whoever brings more tasks has the lock: they come before the end, or after it.
         exec {lock}>"$JOB_DIR/lock"
         flock "$lock"
+        # Of a command that was killed, or a slot: no attempt is left without an end.
+        lose_claims ''
         [[ $(stat -c %s "$JOB_DIR/queue") != "$size" ]] || break
         exec {lock}>&-
     done
-    kill -s TERM "$watcher"
+    # shellcheck disable=SC2086 # splitting into words is meant
+    signal_it TERM $MONITOR
     now
     event J "$NOW" runner-ended
     sync "$JOB_DIR/events"
+    [[ -z $CGROUPS ]] || rmdir -- "$CGROUPS"/*/ "$CGROUPS" 2>/dev/null
     : >"$JOB_DIR/done"
 }

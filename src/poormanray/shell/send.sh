@@ -14,11 +14,22 @@ done
 for folder in "${TMPDIR-/run}" /run /dev/shm /tmp; do
     [ -d "$folder" ] && [ -w "$folder" ] && break
 done
+since() { # pid; sets since to when it started, in clock ticks since the machine did
+    stat=
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null
+    # shellcheck disable=SC2086 # splitting into words is meant
+    set -- ${stat##*) }
+    since=${20-}
+}
 for old in "$folder"/pmr.[0-9]*; do
-    # Left by a command that the agent killed.
-    [ ! -e "$old" ] || kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
+    [ -e "$old" ] || continue
+    # Left by a command that the agent killed; its process id may be another's by now.
+    pid=${old##*/pmr.}
+    since "${pid%-*}"
+    [ "$old" = "$folder/pmr.${pid%-*}-$since" ] || rm -rf "$old"
 done
-box=$folder/pmr.$$
+since $$
+box=$folder/pmr.$$-$since
 [ ! -e "$box" ] || rm -rf "$box"
 if [ -n "$PMR_WITH_DATA" ]; then
     # What comes with it is cut out of a file.

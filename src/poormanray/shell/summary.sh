@@ -106,7 +106,7 @@ ended() { # when task attempt code reason [began slot]
 runner_says() { # what slots user detached
     case $1 in
         runner-started) is_number "$2" && SLOTS=$2 DETACHED=${4//[!a-z]/} HELD=() NOTICE='' ;;
-        runner-lost) HELD=() ;;
+        runner-lost | rebooted) HELD=() ;;
         held)
             is_number "$3" && (($3 < SLOTS)) || return
             HELD[$3]=load

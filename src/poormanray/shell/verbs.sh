@@ -21,7 +21,8 @@ runner_facts() {
     fact runner "$RUNNER"
     now
     fact now "$NOW"
-    [[ $RUNNER == dead ]] && settle
+    # It is put down when that was first seen; whether it counts is for a later look.
+    [[ $RUNNER != unsettled || $FATE == rebooted ]] || may_settle || fact settles "$SETTLES"
     [[ ! -e $JOB_DIR/waits ]] || fact waits 1
     # Of its events only so much is told now: what comes later is for the next look.
     if whole "$JOB_DIR/events" "$MOST_EVENTS"; then
@@ -173,7 +174,7 @@ let_go() { # of every descriptor but the first three: the agent waits until its 
 }
 
 launch() { # starts the runner unless it was started before; the caller holds the lock
-    local scope=() session=pmr-$CALL_JOB
+    local scope=() session=pmr-$CALL_JOB wishes
     open_job "$CALL_JOB" || return
     runner_state
     [[ $RUNNER == new && ! -e $JOB_DIR/waits ]] || return 0
@@ -181,14 +182,20 @@ launch() { # starts the runner unless it was started before; the caller holds th
     LAUNCHED=1
     if [[ -d /run/systemd/system ]] && command -v systemd-run >/dev/null; then
         # Out of the agent's cgroup: neither its restart nor an out-of-memory kill takes us along.
-        scope=(systemd-run --quiet --scope "--unit=$session" -p OOMPolicy=continue --)
-        systemd-run --quiet --scope -p OOMPolicy=continue -- true 2>/dev/null ||
-            scope=(systemd-run --quiet --scope "--unit=$session" --)
+        # It may make cgroups of its own there, one for each attempt.
+        # OOMPolicy of a scope: systemd 253.
+        for wishes in '-p Delegate=yes -p OOMPolicy=continue' '-p Delegate=yes' ''; do
+            # shellcheck disable=SC2086 # splitting into words is meant
+            systemd-run --quiet --scope $wishes -- true 2>/dev/null && break
+        done
+        # shellcheck disable=SC2206
+        scope=(systemd-run --quiet --scope "--unit=$session" $wishes --)
     fi
     # The runner's own environment is small and known; what tasks see is built on it.
     local clean=(env -i "PATH=$PATH" "PMR_ROOT=$PMR_ROOT" "PMR_RUNNER=$CALL_JOB"
         "AWS_SSM_INSTANCE_ID=${AWS_SSM_INSTANCE_ID-}" "PMR_HOME=${PMR_HOME-}"
         ${PMR_HOST_MARK+"PMR_HOST_MARK=$PMR_HOST_MARK"}
+        ${scope[0]+PMR_SCOPE=1} ${PMR_CGROUP+"PMR_CGROUP=$PMR_CGROUP"}
         ${AWS_EC2_METADATA_DISABLED+"AWS_EC2_METADATA_DISABLED=$AWS_EC2_METADATA_DISABLED"}
         ${PMR_IMDS+"PMR_IMDS=$PMR_IMDS"} ${PMR_PROC+"PMR_PROC=$PMR_PROC"})
     local run=(bash "$JOB_DIR/library.sh" runner "$CALL_JOB")
@@ -217,7 +224,7 @@ verb_start() { # job and its identity (manifest.py: Identity); then observes for
 
 over() { # true when nothing more can come: no runner, or the queue's tasks have all ended
     local line
-    [[ $RUNNER == 'done' || $RUNNER == dead ]] && return
+    [[ $RUNNER == @(done|dead|unsettled) ]] && return
     while IFS= read -r -u "$EVENTS_FD" line; do
         EVENTS_READ=$((EVENTS_READ + ${#line} + 1))
         [[ $line == 'E '* ]] && ENDED=$((ENDED + 1))
@@ -380,8 +387,11 @@ run_again() { # what was adopted; a runner for it, if there is none any more
     # After a reboot it takes a client that has seen what was given to others meanwhile.
     [[ $1 != + ]] || rm -f "$JOB_DIR/waits"
     runner_state
-    if [[ $RUNNER == 'done' || $RUNNER == dead ]] && unclaimed; then
-        rm -f "$JOB_DIR/done" "$JOB_DIR/runner" "$JOB_DIR/settled"
+    if [[ $RUNNER == @(done|dead) ]] && unclaimed; then
+        rm -f "$JOB_DIR"/{done,runner,settled,died}
+    elif [[ $RUNNER == unsettled ]]; then
+        # Something of the dead one may run: another runner follows when that is settled.
+        : >"$JOB_DIR/wanted"
     fi
     launch
     exec {lock}>&-
@@ -416,7 +426,7 @@ undo_cancel() {
 }
 
 verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goes on to its end
-    local only=${2#-} key left=0
+    local only=${2#-} key left=0 lock
     # By task: one attempt may be at its end while the next one waits already.
     WANTED='' EVENTS_AT='' CANCELLED=()
     if ! open_job "$1"; then
@@ -424,7 +434,11 @@ verb_cancel() { # job task-or-dash grace-or-dash; without a grace, what runs goe
     elif [[ -z $only ]] && ! cancel_all; then
         fact refused disk
     else
+        # No claim without its end is seen by a runner that ends.
+        exec {lock}>"$JOB_DIR/lock"
+        flock "$lock"
         cancel_pending "$only"
+        exec {lock}>&-
         OPEN=()
         [[ $3 == - ]] || unended
         for key in ${OPEN[@]+"${OPEN[@]}"}; do

@@ -75,6 +75,7 @@ class HandMachines:
 
     on: set[str] = field(default_factory=set)
     gone: list[str] = field(default_factory=list)
+    jobs_ended: list[str] = field(default_factory=list)
     boots: list[str] = field(default_factory=list)
     notices: dict[str, str] = field(default_factory=dict)
     scripts: list[Script] = field(default_factory=list)
@@ -83,6 +84,10 @@ class HandMachines:
         assert facts is not None
         self.boots.append(instance_id)
         self.on.add(instance_id)
+
+    def end_jobs(self, instance_id: str) -> int:
+        self.jobs_ended.append(instance_id)
+        return 0
 
     def power_off(self, instance_id: str) -> None:
         self.on.discard(instance_id)

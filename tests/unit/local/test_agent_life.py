@@ -58,6 +58,27 @@ def test_what_waited_when_the_agent_stopped_runs_at_its_start() -> None:
     assert world.machines.scripts[-1].command_id == sent[5]
 
 
+@pytest.mark.parametrize("how", ["power_off", "destroy", "reboot"])
+def test_a_shutdown_ends_the_jobs_before_the_script_of_the_agent(how: str) -> None:
+    world = World()
+    ids = world.boot()
+    command_id = world.sent(ids)
+    ended: list[str] = []
+    if how == "reboot":
+        world.fleet.reboot(ids[0])
+    else:
+        getattr(world.fleet, how)(ids[0], lambda: ended.append(how))
+    world.timers.pass_s(world.settings.jobs_end_s / 2)
+    assert (world.machines.jobs_ended, world.machines.on, ended) == (ids, set(ids), [])
+    # What it answers meanwhile arrives.
+    world.end(Outcome(stdout=b"a dead runner\n"))
+    assert world.status(command_id, ids[0])[0] == "Success"
+    world.timers.pass_s(world.settings.jobs_end_s)
+    assert len(world.machines.boots) == (2 if how == "reboot" else 1)
+    assert ended == ([] if how == "reboot" else [how])
+    assert (world.machines.on == set(ids)) is (how == "reboot")
+
+
 def test_a_stopped_agent_hears_no_cancel() -> None:
     world = World()
     ids = world.boot()

@@ -195,7 +195,7 @@ def test_an_agent_that_comes_online_gets_what_waits() -> None:
     world = World()
     ids = world.boot()
     world.fleet.reboot(ids[0])
-    world.timers.pass_s(0)
+    world.timers.pass_s(world.settings.jobs_end_s)
     command_id = world.send(ids)
     world.timers.pass_s(0.6)
     assert world.status(command_id, ids[0]) == ("Delayed", "Delayed")
