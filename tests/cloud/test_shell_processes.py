@@ -83,7 +83,7 @@ def begun(machine: Machine, *commands: str, **changes: object) -> Job:
     """Start a job whose first task never ends, and wait until that runs."""
     job = made(*(commands or ("sleep 300", "echo never")), **changes)
     machine.start(job)
-    machine.until(job, lambda log: bool(log.tasks))
+    machine.until(job, lambda log: (0, 1) in log.tasks)
     claim = machine.ledger(job) / "claims" / "0.1"
     soon(lambda: claim.read_text().strip())
     return job
