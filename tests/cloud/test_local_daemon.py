@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cloud.conftest import PMR, Pmr
+from tests.cloud.conftest import PMR, Pmr, own_cloud
 
 
 @pytest.fixture
@@ -163,3 +163,12 @@ def test_a_port_can_be_chosen(own: Pmr) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert own.json("local", "up", "--port", str(port))["url"] == f"http://127.0.0.1:{port}"
+
+
+def test_a_daemon_that_does_not_answer_is_waited_for_and_not_replaced(tmp_path: Path) -> None:
+    with own_cloud(tmp_path) as pmr:
+        before = pmr.json("local", "status")["pid"]
+        pmr("local", "fault", "add", "port-closed", "--seconds", "8")
+        assert pmr("local", "up", check=False).returncode == 4
+        assert pmr("list", timeout_s=90).returncode == 0
+        assert pmr.json("local", "status")["pid"] == before

@@ -12,7 +12,6 @@ import os
 import pwd
 import shlex
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from poormanray.waiting import Clock, poll
 _EXTRA = ("moto", "flask", "flask_cors", "waitress", "psutil")
 _START_S = 60.0
 _END_S = 20.0
-_CONNECT_S = 2.0
 _LOOPBACK = "http://127.0.0.1:"
 
 
@@ -83,7 +81,8 @@ class Daemon:
                 f"{self.folder / 'cloud.json'} is damaged: {_damage(error)}",
                 "pmr local down, then pmr local up",
             ) from error
-        return found if _answers(found.address) else None
+        # A daemon that is slow to answer is running all the same: nobody may start another one.
+        return found if str(found.pid) == self._own_text("running.lock") else None
 
     def _need_private(self) -> None:
         """Raise UsageProblem where others than the user may change the folder, or look into it."""
@@ -365,15 +364,6 @@ def _user_name(uid: int) -> str:
 def _environment() -> dict[str, str]:
     """Return the daemon's environment: nothing of the user's AWS settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=_CONNECT_S):
-            return True
-    except OSError:
-        return False
 
 
 def _extra_missing() -> str | None:
