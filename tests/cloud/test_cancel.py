@@ -38,8 +38,10 @@ def test_an_instance_that_does_not_confirm_is_named(pmr: Pmr) -> None:
     (following,) = (note.partition("pmr ")[2] for note in notes if "  next: pmr cancel" in note)
     assert f"-i {CLUSTER}-0001" in following
     pmr("local", "fault", "add", "agent-start", "--instance", f"{CLUSTER}-0001")
-    soon(lambda: pmr.json("status", job, "-n", CLUSTER, check=False)["counts"].get("RUNNING"), 60)
-    again = pmr(*shlex.split(following), "--json", timeout_s=240)
-    assert json.loads(again.stdout)["tasks_cancelled"] == 1
+    # The first cancel may still arrive there, within its time: either way it is confirmed now.
+    assert pmr(*shlex.split(following), timeout_s=240).returncode == 0
+    soon(
+        lambda: pmr.json("status", job, "-n", CLUSTER, check=False)["counts"]["CANCELLED"] == 2, 60
+    )
     # What EC2 shows as terminated has confirmed it.
     assert pmr("cancel", job, "-n", CLUSTER).returncode == 0
