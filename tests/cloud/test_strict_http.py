@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import urllib.error
@@ -447,6 +448,17 @@ def test_tags_hold_what_an_answer_in_xml_can_hold(ec2: Client, image: Image) -> 
     hostile = ("\x1b[31mred", "\x00", "a\ufffe")
     assert [launched_with(value) for value in hostile] == ["InvalidParameterValue"] * 3
     assert code_of(ec2.describe_instances) == ""
+
+
+def test_who_is_refused_is_answered_and_keeps_no_connection(strict: Pmr) -> None:
+    contact = json.loads((strict.state / "cloud.json").read_text())
+    host, _, port = contact["url"].removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Connection")) == (403, "close")
+    assert answer.read()
+    connection.close()
 
 
 @pytest.mark.timeout(240)

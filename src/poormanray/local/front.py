@@ -36,6 +36,8 @@ from poormanray.local.sessions import Sessions
 from poormanray.local.signature import ADMIN_SERVICE, Caller, Gate, HttpRequest
 from poormanray.local.throttle import Throttle
 
+# In a WSGI environment: what lets the connection be closed after the answer.
+CLOSE = "poormanray.close"
 LOG = logging.getLogger(__name__)
 
 SSM_TARGET = "AmazonSSM."
@@ -110,7 +112,7 @@ class Front:
         headers = list(answer.headers)
         if not admitted:
             # Whoever has no key keeps no connection.
-            headers.append(("Connection", "close"))
+            environ[CLOSE]()
         if answer.content_type:
             headers.append(("Content-Type", answer.content_type))
         if not any(name.lower() == "content-length" for name, _ in headers):

@@ -9,6 +9,9 @@ from typing import Any
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
+from waitress.task import WSGITask
+
+from poormanray.local.front import CLOSE
 
 THREADS = 32
 # Source: S3 user guide: one PUT carries at most 5 GiB. What is long goes to a temporary file.
@@ -33,8 +36,16 @@ class _Parser(HTTPRequestParser):
             self.expect_continue = False
 
 
+class _Task(WSGITask):
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()  # type: ignore[no-untyped-call]  # waitress has no types
+        environ[CLOSE] = self.set_close_on_finish
+        return environ
+
+
 class _Channel(HTTPChannel):
     parser_class = _Parser
+    task_class = _Task
     # Whether a whole request has come. A connection whose request was refused is closed, so that
     # this is a connection of somebody who has the key.
     used = False
