@@ -66,7 +66,8 @@ def test_without_anything_to_do_nothing_is_sent(pmr: Pmr, cluster: str, sent: Se
     told = pmr("retry", job, "-n", cluster, "--failed", "--json")
     assert f"job {job}: nothing to do, no task runs again" in told.stderr
     assert summary(told.stdout)["counts"]["SUCCEEDED"] == 4
-    assert set(sent()) == {"status", "observe"}
+    # Nothing starts and nothing moves.
+    assert set(sent()) <= {"status", "observe"}
     failed = summary(pmr("map", *words, "-c", "exit $PMR_TASK_ID", check=False).stdout)["job"]
     assert "nothing to do" in pmr("retry", failed, "--lost", "-n", cluster).stderr
 
@@ -80,7 +81,8 @@ def test_a_dry_run_tells_what_would_run_again(pmr: Pmr, cluster: str, sent: Sent
     told = pmr(*words, "--resume", job, "--dry-run")
     assert f"job {job}: 1 task would run again, 0 not ended yet; nothing was started" in told.stdout
     assert "failed with exit code 1" in told.stdout
-    assert set(sent()) == {"status", "observe"}
+    # Nothing starts and nothing moves.
+    assert set(sent()) <= {"status", "observe"}
 
 
 @pytest.mark.parametrize(

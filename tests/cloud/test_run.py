@@ -80,7 +80,6 @@ PROGRAMS = {
     "python": b"#!/usr/bin/env python3\nimport sys\nprint('python', sys.stdin.read() == '')\n",
     "no newline": b"#!/bin/sh\nprintf end",
     "not utf-8": b"printf '\xff\xfe\\0'\n",
-    "crlf": b"echo one\r\nprintf 'two\\n'\r\n",
     "binary": Path("/bin/pwd").read_bytes(),
 }
 VALUE = "a b\"'$HOME=\\ é"
@@ -209,7 +208,6 @@ def test_any_executable_runs(told: Told) -> None:
         "python": b"python True\n",
         "no newline": b"end",
         "not utf-8": b"\xff\xfe\0",
-        "crlf": b"one\r\ntwo\n\r",
     }
 
 
