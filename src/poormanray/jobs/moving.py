@@ -48,7 +48,7 @@ HELD_SLOT = 0.1
 SILENT_S = 60.0
 # Other clients have so long to put on record what only they have of a lost instance; and the
 # longest wait for what this one has.
-GRACE_S, LONGEST_GRACE_S = 6.0, 30.0
+GRACE_S, LONGEST_GRACE_S = 20.0, 60.0
 UNCLOSED = sys.maxsize
 # A look comes so long before an instance has nothing to do.
 AHEAD_S = 5.0
@@ -120,6 +120,8 @@ class Mover:
     # What instances have on record, and whose records they have closed, by instance id.
     books: dict[str, Backup] = field(default_factory=dict)
     closed_by: dict[str, set[int]] = field(default_factory=dict)
+    # When it was found that records of an instance are closed, by host index.
+    foreign: dict[int, float] = field(default_factory=dict)
     # Moves, and which instance has each of them on record.
     records: dict[Move, str] = field(default_factory=dict)
     mirrors: Mirrors | None = None
@@ -196,6 +198,8 @@ class Mover:
         key = track.host.instance_id
         closed = decode_hosts(answer.facts.get("sealed", ""))
         self.closed_by[key] = closed
+        for index in closed:
+            self.foreign.setdefault(index, track.heard_at_s)
         book = self.books.setdefault(key, Backup())
         for record in answer.records:
             if isinstance(record, Chunk) and record.name == MIRROR:
@@ -304,9 +308,9 @@ class Mover:
         return max(min(due), self.next_s) if due else None
 
     def _may_close(self) -> bool:
-        """Say whether all that are left respond, so that they can close their records."""
+        """Say whether all that are left can close their records, those that are silent in time."""
         others = [track for track in self.tracks.values() if not self._gone(track)]
-        return bool(others) and all(track.responds for track in others)
+        return bool(others) and not any(track.suspended for track in others)
 
     def order(self, now_s: float) -> Order | None:
         """Return what is to be moved now, in one order for all instances that it concerns."""
@@ -370,9 +374,17 @@ class Mover:
         for key, source, target in self._unsettled():
             move = Move(source.host.host_index, key, target.host.host_index)
             self.records.setdefault(move, "")
-            if target.responds and self._on_record(move):
+            # Records of the source are closed there: others count it as lost, and have decided.
+            closed = self.closed_by.get(target.host.instance_id, set())
+            late = source.host.host_index in closed and not self._is_back(source)
+            if target.responds and self._on_record(move) and not late:
                 found.append((key, target.host.instance_id))
         return found
+
+    def _is_back(self, track: Track) -> bool:
+        """Say whether an instance responded after others were found to count it as lost."""
+        found_s = self.foreign.get(track.host.host_index)
+        return found_s is not None and track.responds and track.heard_at_s > found_s
 
     def _begin_waiting(
         self,
