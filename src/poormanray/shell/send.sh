@@ -7,7 +7,7 @@ umask 077
 # what is missing (see answer.sh), as there may be nothing to make an envelope with.
 missing=
 for needed in base64 bash cat chmod chown date dd df du env fallocate flock getent gzip head id ln \
-    mkdir mv nproc readlink rm setpriv setsid sha256sum sort stat sync tail timeout tr wc; do
+    mkdir mv nproc readlink rm rmdir setpriv setsid sha256sum sort stat sync tail timeout tr wc; do
     command -v "$needed" >/dev/null || missing="$missing $needed"
 done
 [ -z "$missing" ] || { echo "PMR0 missing$missing" && exit 0; }
