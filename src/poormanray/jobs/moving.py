@@ -300,12 +300,24 @@ class Mover:
             or any(target.responds for _, _, target in self._unsettled())
         ):
             due.append(now_s)
-        due += [
-            max(now_s, loss.since_s + GRACE_S)
-            for index, loss in self.losses.items()
-            if index not in self.decided and self._may_close()
-        ]
+        if self._may_close():
+            due += [
+                max(now_s, self.losses.get(track.host.host_index, Loss(now_s)).since_s + GRACE_S)
+                for track in self.tracks.values()
+                if self._gone(track) and self._is_undecided(track)
+            ]
         return max(min(due), self.next_s) if due else None
+
+    def _is_undecided(self, track: Track) -> bool:
+        """Say whether a lost instance had tasks that nobody has taken over yet."""
+        if track.host.host_index in self.decided:
+            return False
+        on_way = any(
+            (target := self._at(index)) is None or not target.log.knows(key)
+            for key, index in track.log.given.items()
+        )
+        had = track.log.open or track.assigned or next(self._on_way_to(track), None)
+        return on_way or bool(had)
 
     def _may_close(self) -> bool:
         """Say whether all that are left can close their records, those that are silent in time."""
