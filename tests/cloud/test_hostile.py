@@ -248,7 +248,8 @@ def test_no_text_of_the_user_stands_in_a_command(told: Told, client: ClientFacto
     for one in ours:
         assert re.fullmatch(r"pmr [a-z]+( [0-9a-z]{11})?( [0-9]+)?", one["Comment"])
         (script,) = one["Parameters"]["commands"]
-        assert re.fullmatch(r"#!/bin/sh\nPMR_SEND='[A-Za-z0-9+/=]+'\n", script.removesuffix(after))
+        ours_alone = r"#!/bin/sh\nPMR_WITH_DATA='[a-z0-9]*'\nPMR_SEND='[A-Za-z0-9+/=]+'\n"
+        assert re.fullmatch(ours_alone, script.removesuffix(after))
 
 
 def test_an_owner_comes_back(pmr: Pmr) -> None:

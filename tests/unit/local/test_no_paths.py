@@ -105,7 +105,7 @@ ALLOWED = {
     "standins.__init__._content Path.read_bytes": CODE,
     "standins.__init__.install os.access": MACHINE,
     "supervisor._become os.open": MACHINE,
-    "supervisor._processes open": PROC,
+    "supervisor._facts open": PROC,
     "supervisor._processes os.listdir": PROC,
 }
 
