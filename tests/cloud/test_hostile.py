@@ -240,7 +240,7 @@ def test_names_of_jobs_come_back(told: Told, pmr: Pmr, cluster: str) -> None:
 
 def test_no_text_of_the_user_stands_in_a_command(told: Told, client: ClientFactory) -> None:
     assert told
-    after = render(Call("observe", (), 0)).partition("'\n")[2]
+    after = render(Call("observe", (), 0)).split("'\n", 2)[2]
     page = client("ssm").get_paginator("list_commands").paginate()
     sent = [command for part in page for command in part["Commands"]]
     ours = [one for one in sent if one["Comment"].startswith("pmr ")]

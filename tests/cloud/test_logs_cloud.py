@@ -112,7 +112,8 @@ def test_results_that_cannot_be_written(
         (tmp_path / name / name).mkdir(parents=True)
         told = pmr(*words, tmp_path / name, check=False)
         assert told.returncode == 2
-        assert f"error: cannot write into {tmp_path / name}: Is a directory" in told.stderr
+        assert f"error: {tmp_path / name} hold" in told.stderr
+        assert "choose another folder" in told.stderr
 
 
 def test_unknown_jobs_and_tasks(pmr: Pmr, cluster: str, written: Written) -> None:

@@ -104,7 +104,7 @@ def test_other_content_with_the_same_id_is_refused(
 ) -> None:
     (tmp_path / "one").write_text("echo other\n")
     told = pmr("map", "-n", cluster, tmp_path, "--job-id", mapped.job, check=False)
-    assert told.returncode == 2
+    assert told.returncode == 4
     assert "other content" in told.stderr
 
 
