@@ -59,6 +59,12 @@ whole() { # file most; sets TEXT to all of it, without a process; false if it is
     ((at == ${#TEXT} && at < $2))
 }
 
+whole_log() { # task.attempt or another name in a request; as `whole`
+    ledger_file "$1"
+    # What the cap has removed reads as zeros, and `whole` goes through all of them to find text.
+    [[ ! -s $JOB_DIR/holes/$1 ]] && whole "$FILE" "$MOST_LOG"
+}
+
 take() { # file offset count; that part on stdout
     tail -c "+$(($2 + 1))" "$1" | head -c "$3"
 }
@@ -111,8 +117,7 @@ add_part() { # file offset count; that part of it to the body, which lies in a f
 
 add_log() { # name offset most; a record; lowers ROOM
     local name=$1 AT=$2 most=$3 LEFT HOLE before='' text=
-    ledger_file "$name"
-    if whole "$FILE" "$MOST_LOG"; then
+    if whole_log "$name"; then
         text=$TEXT SIZE=${#TEXT}
     else
         # What is not answered is asked for again.
