@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from poormanray.errors import AwsRefused, NotFound, NotReached
+from poormanray.errors import AwsRefused, NoCapacity, NotFound, NotReached
 from poormanray.model import (
     Agent,
     Instance,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 600.0
 _STOPPED_S = 600.0
-# How long EC2 may refuse to stop or start what it has just shown in a fitting state.
+# How long EC2 may refuse to change what has just been shown in a fitting state, or have no room.
 _CHANGED_S = 60.0
 
 _ENDED = {InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED}
@@ -200,7 +200,8 @@ def _change(
 ) -> list[Instance]:
     """Stop or start instances, and return them without those that have ended meanwhile.
 
-    EC2 refuses the whole call for one instance whose state has changed since it was looked at.
+    EC2 refuses the whole call for one instance whose state has changed since it was looked at, and
+    where a zone has no room, which may be free a moment later.
     """
     now = list(instances)
     refusal: AwsRefused | None = None
@@ -214,7 +215,7 @@ def _change(
             if chosen:
                 change(chosen)
         except AwsRefused as error:
-            if error.code != "IncorrectInstanceState":
+            if error.code != "IncorrectInstanceState" and not isinstance(error, NoCapacity):
                 raise
             refusal = error
             return False

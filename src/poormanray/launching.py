@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WAVE = 500
 # IAM tells EC2 of a new profile within seconds as a rule, but minutes have been seen.
 _NEW_PROFILE_S = 300.0
+# What others end frees room within seconds; a zone that stays full does so for hours.
+_ROOM_S = 20.0
 _OLD_PROFILE_S = 20.0
 # EC2 tells a new instance to all of itself within seconds as a rule.
 _SHOWN_S = 60.0
@@ -156,7 +158,7 @@ def launch(aws: Aws, plan: Plan) -> Launched:
     for begun in range(0, plan.spec.count, WAVE):
         count = min(WAVE, plan.spec.count - begun)
         try:
-            wave, problem = _launch_wave(aws, plan, count, plan.first_index + begun, tokens)
+            wave, problem = _launch_with_room(aws, plan, count, plan.first_index + begun, tokens)
         except AwsRefused as refusal:
             if not there:
                 raise
@@ -168,6 +170,23 @@ def launch(aws: Aws, plan: Plan) -> Launched:
         return Launched(tuple(_named(aws, plan.spec.cluster, there, tokens)), problem)
     except AwsRefused as refusal:
         return Launched(tuple(numbered(there)), problem or refusal)
+
+
+def _launch_with_room(
+    aws: Aws, plan: Plan, count: int, first_index: int, tokens: set[str]
+) -> tuple[list[Instance], AwsRefused | None]:
+    """Launch one wave, as `_launch_wave`; room that is missing everywhere is waited for shortly."""
+    try:
+        return poll(
+            lambda: _launch_wave(aws, plan, count, first_index, tokens),
+            clock=aws.clock,
+            timeout_s=_ROOM_S,
+            retry_on=(NoCapacity,),
+        )
+    except TimeoutError as error:
+        if error.__cause__ is not None:
+            raise error.__cause__ from None
+        raise
 
 
 def _launch_wave(

@@ -40,19 +40,15 @@ def mapped(pmr: Pmr, cluster: str, command: str, *words: str) -> str:
     return told.stdout.strip()
 
 
-def lies(pmr: Pmr, cluster: str, script: str, job: str) -> None:
-    """Let root of the first instance of a cluster forge a job's ledger."""
-    pmr(
-        "run",
-        "-n",
-        cluster,
-        "-i",
-        f"{cluster}-0000",
-        "-u",
-        "root",
-        "-c",
-        script.replace("JOB", job),
-    )
+def lies(pmr: Pmr, cluster: str, script: str, job: str) -> str:
+    """Let root of an instance forge a job's ledger: of the one that is read first, by its id.
+
+    Returns its name.
+    """
+    there = pmr.json("list", "-n", cluster)["instances"]
+    _, name = min((one["instance_id"], one["name"]) for one in there)
+    pmr("run", "-n", cluster, "-i", name, "-u", "root", "-c", script.replace("JOB", job))
+    return str(name)
 
 
 @pytest.mark.parametrize("lie", [RENAME, MANIFEST])
@@ -63,14 +59,15 @@ def test_a_forged_manifest_renames_and_moves_nothing(
     lines.write_text("".join(f"entry{number}\n" for number in range(6)))
     job = mapped(pmr, three, "echo {}", "--each-line", str(lines))
     pmr("logs", "-f", job, "-n", three)
-    lies(pmr, three, lie, job)
+    liar = lies(pmr, three, lie, job)
     for command in (("status", "--tasks"), ("status",), ("retry", "5"), ("logs",)):
         told = pmr(command[0], job, *command[1:], "-n", three, "--json", check=False)
         assert "forged" not in told.stdout + told.stderr
     pmr("results", job, "-n", three, "-o", tmp_path / "r", check=False)
     rows = [json.loads(line) for line in (tmp_path / "r/results.jsonl").read_text().splitlines()]
     assert [row["task_name"] for row in rows] == [f"entry{number}" for number in range(6)]
-    assert {row["name"] for row in rows if row["state"] == "SUCCEEDED"} >= {f"{three}-0001"}
+    honest = {f"{three}-{number:04d}" for number in range(3)} - {liar}
+    assert {row["name"] for row in rows if row["state"] == "SUCCEEDED"} >= honest
     named = {row["job"]: row["name"] for row in pmr.json("jobs", "-n", three)}
     assert named[job] == "honest"
     assert pmr("status", "forged", "-n", three, check=False).returncode == 3
@@ -81,12 +78,10 @@ def test_content_that_differs_is_named_and_read_from_another(
 ) -> None:
     name = new_cluster("verified", 3)
     job = mapped(pmr, name, "sleep 4; echo good {}", "--array", "0-44")
-    lies(pmr, name, CONTENT, job)
+    liar = lies(pmr, name, CONTENT, job)
     pmr("create", "-n", name, "-N", "1", timeout_s=120)
     told = pmr("map", "--join", job, "-n", name, "--json", timeout_s=110)
-    assert (
-        f"[{name}-0000] its content is not the one that the job was submitted with" in told.stderr
-    )
+    assert f"[{liar}] its content is not the one that the job was submitted with" in told.stderr
     found = events(told.stdout)[-1]["tasks"]
     late = [task["task"] for task in found if task["name"] == f"{name}-0003"]
     assert late

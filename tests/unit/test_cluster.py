@@ -62,6 +62,7 @@ class Cloud:
     profile: Profile = field(default_factory=lambda: Profile("poormanray-ssm"))
     tells_nothing: bool = False
     unseen_until_s: float = 0.0
+    no_room_until_s: float = 0.0
     tags_late_until_s: float = 0.0
     region: str = "us-east-1"
     now_s: float = 0.0
@@ -127,6 +128,8 @@ class Cloud:
 
     def start(self, ids: Sequence[str]) -> None:
         self._refuse_unfit(ids, STOPPED)
+        if self.now_s < self.no_room_until_s:
+            raise NoCapacity("full")
         self.started += ids
         self.change(RUNNING, *ids)
 
@@ -279,10 +282,27 @@ def test_no_room_in_one_zone_is_tried_in_the_next() -> None:
 
 @pytest.mark.parametrize("words", [{"zone": "b"}, {"subnet": "subnet-mine"}])
 def test_no_room_where_the_user_wants_to_be_is_an_error(words: dict[str, str]) -> None:
-    cloud = Cloud(refusals=[NoCapacity("full")])
+    cloud = Cloud(refusals=[NoCapacity("full")] * 500)
     with pytest.raises(NoCapacity):
         launched(cloud, **words)
-    assert [one.subnet.zone for one in cloud.requests] == ["b"]
+    assert {one.subnet.zone for one in cloud.requests} == {"b"}
+    assert 15 < cloud.now_s < 40
+
+
+def test_room_that_is_missing_for_a_moment_is_waited_for() -> None:
+    cloud = Cloud(refusals=[NoCapacity("full")] * 4)
+    assert len(launched(cloud, zone="b").instances) == 3
+    assert len({one.token for one in cloud.requests}) == 5
+
+
+def test_stopped_instances_wait_for_room_in_their_zone() -> None:
+    cloud = Cloud([instance(0, STOPPED)], no_room_until_s=9)
+    cluster.resume(aws(cloud), cloud.there)
+    assert cloud.started == ["i-0"]
+    full = Cloud([instance(0, STOPPED)], no_room_until_s=900)
+    with pytest.raises(NoCapacity):
+        cluster.resume(aws(full), full.there)
+    assert full.now_s < 90
 
 
 def test_a_lost_answer_is_found_again_by_its_token() -> None:

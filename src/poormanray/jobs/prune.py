@@ -19,6 +19,7 @@ LOOK_S, REMOVE_S = 120, 1800
 _FACT = re.compile(r"([0-9]{1,18}) (-?[0-9]{1,11}) ([0-9]{1,9}) ([a-z-]{1,20})")
 _WORDS = {
     "running": "it still runs",
+    "settling": "its runner has died, and what that has left running is ended within a minute",
     "waiting": "tasks of it still wait",
     "format": "it is one of another version of pmr (pmr jobs names it)",
     "failed": "its files cannot be moved away",

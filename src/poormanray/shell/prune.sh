@@ -6,7 +6,8 @@ stays() { # sets WHY to why the job must stay, "" if nothing of it can start or 
     WHY=
     runner_state
     case $RUNNER in
-        running | unsettled) WHY=running ;;
+        running) WHY=running ;;
+        unsettled) WHY=settling ;;
         new) WHY=waiting ;;
         # A client may be about to start a runner for what it has brought.
         'done') unclaimed && WHY=waiting ;;
