@@ -9,13 +9,15 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import AwsRefused, Denied, ExitCode, NoAnswer
 from poormanray.events import checksum
 from poormanray.jobs.cadence import SILENCE_S
-from poormanray.jobs.follow import MOST_FAILURES, Follower
-from poormanray.jobs.mirror import MIRROR
+from poormanray.jobs.follow import MOST_FAILURES, ON_RECORD_S, Follower
+from poormanray.jobs.mirror import MIRROR, decode
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.patience import LONG_READ_S
@@ -82,13 +84,28 @@ class Guest:
     room: int = 1000
     packed_bytes: int = 9
     orders: int = 0
+    # What it has on record of others; None where its disk is full. `closed`: whose it has closed.
+    mirror: bytes | None = b""
+    closed: str = ""
 
     def queued(self, row: str) -> Answer:
-        """Close the records that an order closes, and record nothing."""
-        at, _, _, lost, *_ = row.split(" ")
-        facts = {"events": str(len(self.events)), "sealed": lost.strip("-*"), **self.facts}
+        """Record ends, and close the records that an order closes; nothing moves."""
+        at, _, _, lost, records, *_ = row.split(" ")
+        ends = [word for word in records.strip("-").split(";") if word and not set(word) & {*"=>"}]
+        facts = {"events": str(len(self.events)), **self.record(*ends), "sealed": self.closed}
+        self.closed = facts["sealed"] = lost.strip("-*") or self.closed
+        facts |= self.facts
         events = Chunk("events", int(at), self.events[int(at) :], 0)
         return Answer(more=False, facts=facts, events=events, records=(Chunk(MIRROR, 0, b"", 0),))
+
+    def record(self, *words: str) -> dict[str, str]:
+        """Put words on record; return the facts that say so."""
+        if not words or words[0].partition("/")[0] in self.closed.split(","):
+            return {"sealed": self.closed} if self.closed else {}
+        if self.mirror is None:
+            return {}
+        self.mirror += line(words[0])
+        return {"mirrored": "1"}
 
     def answer(self, row: str) -> Answer:
         if MIRROR in row:
@@ -106,7 +123,7 @@ class Guest:
             data = log[int(offset) :][: min(room, int(most) or room)]
             room -= len(data)
             records.append(Chunk(name, int(offset), data, len(log)))
-        facts = {"events": str(len(self.events)), **self.facts}
+        facts = {"events": str(len(self.events)), **self.record(*specs[1:]), **self.facts}
         return Answer(
             more=False,
             facts=facts,
@@ -192,21 +209,33 @@ def follow(
     started: bool = False,
     **more: Any,  # noqa: ANN401 (handed on to Follower as it is)
 ) -> tuple[Follower, list[Happening]]:
+    follower = follower_of(cloud, tasks=tasks, wanted=wanted, state=state, started=started, **more)
+    return follower, [h for h in follower.run() if not isinstance(h, Looked)]
+
+
+def follower_of(
+    cloud: Cloud,
+    *,
+    tasks: int = 1,
+    wanted: Wanted | None = None,
+    state: InstanceState = InstanceState.RUNNING,
+    started: bool = False,
+    **more: Any,  # noqa: ANN401 (handed on to Follower as it is)
+) -> Follower:
     hosts = [
         Host(n, key, f"c-{n:04d}", tuple(range(n * tasks, (n + 1) * tasks)))
         for n, key in enumerate(cloud.guests)
     ]
-    follower = Follower(
+    more.setdefault("states", lambda ids: dict.fromkeys(ids, (state, "why")))
+    return Follower(
         JOB,
         [Track(host, started=started) for host in hosts],
         wanted or Wanted(lambda _task: True),
         remote=cast("Any", cloud),
         clock=cloud.clock(),
-        states=lambda ids: dict.fromkeys(ids, (state, "why")),
         start=lambda: Order(Call("start", (JOB,), 0), {}),
         **more,
     )
-    return follower, [h for h in follower.run() if not isinstance(h, Looked)]
 
 
 def text(happenings: Sequence[Happening], key: str) -> bytes:
@@ -753,3 +782,99 @@ def test_a_start_that_was_denied_is_none(refusal: AwsRefused, begun: bool) -> No
     with pytest.raises(AwsRefused):
         list(follower.run())
     assert track.started is begun
+
+
+def successes(
+    cloud: Cloud,
+    tasks: int,
+    **more: Any,  # noqa: ANN401 (handed on to Follower as it is)
+) -> list[tuple[float, TaskChanged, bool]]:
+    """Follow a map; return when each success is reported, and whether another has it on record."""
+    found = []
+    for happening in follower_of(cloud, tasks=tasks, wanted=Wanted(), turns=Turns(), **more).run():
+        if isinstance(happening, TaskChanged) and happening.status.state is TaskState.SUCCEEDED:
+            index, task = happening.host.host_index, happening.status.task
+            others = [one for key, one in cloud.guests.items() if key != happening.host.instance_id]
+            there = any(
+                task in {one.task for one in decode(other.mirror or b"").get(index, [])}
+                for other in others
+            )
+            found.append((cloud.now_s, happening, there))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), min_size=2, max_size=4),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(2, 9)), max_size=6),
+)
+def test_a_success_is_on_record_elsewhere_when_it_is_reported(
+    ends: list[list[int]], lost: list[tuple[int, int]]
+) -> None:
+    tasks = max(len(some) for some in ends)
+    guests: dict[str, Guest] = {}
+    cloud = Cloud(guests)
+    for number, some in enumerate(ends):
+        own = range(number * tasks, (number + 1) * tasks)
+        # The rest of them has ended when the job begins.
+        at = sorted(zip([*some, *[0] * (tasks - len(some))], own, strict=True))
+
+        def go_on(_row: str, at: list[tuple[int, int]] = at, key: str = f"i-{number}") -> None:
+            guests[key].events = b"".join(
+                begun(task) + done(task) for at_s, task in at if at_s <= cloud.now_s
+            )
+
+        guests[f"i-{number}"] = Guest(always=go_on)
+    for number, order in lost:
+        if (key := f"i-{number}") in guests:
+            guests[key].instead[order] = lost_reply(key)
+    found = successes(cloud, tasks)
+    assert sorted(h.status.task for _, h, _ in found) == list(range(tasks * len(ends)))
+    assert all(there for _, _, there in found)
+
+
+def test_a_success_is_put_on_record_at_once_where_nothing_else_is_to_be_asked() -> None:
+    late = Guest(begun(0))
+
+    def end(_row: str) -> None:
+        late.events = begun(0) + done(0) * (cloud.now_s >= 30)
+
+    late.always = end
+    cloud = Cloud({"i-0": late, "i-1": Guest(begun(1) + done(1))})
+    found = successes(cloud, 1)
+    assert [there for _, _, there in found] == [True, True]
+    assert found[0][0] < 10
+    assert 30 <= found[1][0] < 40
+    assert cloud.now_s < 45
+
+
+def test_a_second_instance_that_cannot_record_holds_up_nothing() -> None:
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0)), "i-1": Guest(begun(1) + done(1), mirror=None)})
+    found = successes(cloud, 1)
+    assert [there for _, _, there in found] == [True, False]
+    assert cloud.now_s < 15
+    # One that does not respond does so for a while.
+    silent = Guest(begun(1), silent_from=1)
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0)), "i-1": silent})
+    found = successes(cloud, 1, timeout_s=300)
+    assert [there for _, _, there in found] == [False]
+    assert found[0][0] < 1.5 * ON_RECORD_S
+
+
+def test_a_success_that_came_too_late_to_be_recorded_runs_again_unreported() -> None:
+    """Another client has found the instance lost, and all records of it are closed."""
+    closed = Guest(begun(1) + done(1), closed="0")
+    states = {"i-0": InstanceState.TERMINATED, "i-1": InstanceState.RUNNING}
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0)), "i-1": closed})
+    seen = list(
+        follower_of(
+            cloud,
+            wanted=Wanted(),
+            turns=Turns(),
+            states=lambda ids: {key: (states[key], "why") for key in ids},
+            timeout_s=200,
+        ).run()
+    )
+    assert [one.keys for one in seen if isinstance(one, Again)] == [((0, 2),)]
+    good = [one for one in seen if isinstance(one, TaskChanged) and one.status.exit_code == 0]
+    assert {(one.status.task, one.status.attempt) for one in good} == {(1, 1)}

@@ -147,7 +147,7 @@ class World:
     def mirrored(self, mover: Mover, track: Track, instance: Instance) -> None:
         """Let an instance record what a look brings of another one's ends."""
         assert mover.mirrors is not None
-        if word := mover.mirrors.word_for(track, last=True):
+        if word := mover.mirrors.word_for(track):
             taken = instance.remember(word)
             mover.mirrors.answered(track.host.instance_id, taken=taken, closed=instance.sealed)
 

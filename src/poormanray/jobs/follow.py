@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from poormanray.envelope import Answer
@@ -46,6 +47,7 @@ from poormanray.jobs.track import (
     settles_s,
 )
 from poormanray.jobs.trust import unproved
+from poormanray.ledger import TaskState
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import Call
 
@@ -56,7 +58,10 @@ if TYPE_CHECKING:
 # The agent runs five commands at once and shares them with others: one look that waits, and at
 # most this many that fetch bulk.
 LANES = 3
+LOST = Contact.LOST
 MOST_FAILURES = 4
+# A success is reported once a second instance has it on record, and after so long in any case.
+ON_RECORD_S = 60.0
 
 
 class Follower:
@@ -101,6 +106,8 @@ class Follower:
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
         if self.mover:
             self.mover.mirrors = self._mirrors
+        # Successes that are not reported yet, and when they were read: by instance id and attempt.
+        self._unreported: dict[tuple[str, int, int], tuple[TaskChanged, float]] = {}
         self._newcomers = newcomers
         self._parallelism = parallelism or len(tracks)
         self._flights: list[tuple[Flight, str, dict[str, list[Piece]]]] = []
@@ -128,6 +135,7 @@ class Follower:
             if self._clock.now_s() < self._until_s:
                 raise
             self.gave_up_waiting = True
+        yield from self._report_successes(last=True)
         self._prove_claims()
 
     def _prove_claims(self) -> None:
@@ -146,6 +154,8 @@ class Follower:
                 self.gave_up_waiting = True
                 return
             yield from self._send_what_is_due()
+            yield from self._check_refused()
+            yield from self._report_successes()
             if self._flights and not self._is_over():
                 yield from self._look_once()
                 yield from self._check_silence()
@@ -159,7 +169,7 @@ class Follower:
         """Say whether no answer under way can bring anything: nobody waits for those."""
         waiting = {key for flight, _, _ in self._flights for key in flight.waiting}
         done = all(_is_done(self.tracks[key]) for key in waiting)
-        return done and not self._due_times_s()
+        return done and not self._due_times_s() and not self._unreported
 
     def _begin_silent(self) -> Iterator[Happening]:
         """Count instances that were silent before as lost, where what they have runs elsewhere."""
@@ -177,18 +187,27 @@ class Follower:
 
     def _due_times_s(self) -> list[float]:
         tracks = self.tracks.values()
-        looks = [t.due_at_s for t in tracks if needs_look(t, self._wanted)]
+        looks = [t.due_at_s for t in tracks if needs_look(t, self._wanted) or self._takes_record(t)]
+        held = (at_s for at_s, track in self._held_back() if track.contact is not LOST)
+        looks += islice(held, 1)
+        if self._refused():
+            looks.append(self._clock.now_s() + RETRY_PAUSE_S)
         if self.mover and (at_s := self.mover.due_s(self._clock.now_s())) is not None:
             looks.append(at_s)
         return looks + [t.read_due_s for t in tracks if t.waits_to_read]
 
     def _needs_look(self, track: Track) -> bool:
         """Say whether to ask an instance; one that is silent also while something is to move."""
-        if needs_look(track, self._wanted):
+        if needs_look(track, self._wanted) or self._takes_record(track):
             return True
         if self.mover is None or track.looking or not (track.silent and self._wanted.live):
             return False
         return self.mover.due_s(self._clock.now_s()) is not None
+
+    def _takes_record(self, track: Track) -> bool:
+        """Say whether to ask an instance only so that it puts successes of another on record."""
+        waits = bool(self._unreported) and track.responds and not track.looking
+        return waits and self._mirrors.lacks(track)
 
     def _send_what_is_due(self) -> Iterator[Happening]:
         now_s = self._clock.now_s()
@@ -217,6 +236,9 @@ class Follower:
         longest_s = self._cadence.window_s
         if self.mover is None:
             return longest_s
+        if self._cadence.few and self._mirrors.lacks(track):
+            # What it puts on record is waited for.
+            return 1
         return self.mover.window_s(track, self._clock.now_s(), longest_s)
 
     def _join(self, now_s: float) -> Iterator[Happening]:
@@ -428,7 +450,7 @@ class Follower:
         if answer.events is None:
             return
         for status in track.log.read(answer.events):
-            yield TaskChanged(track.host, status)
+            yield from self._report(TaskChanged(track.host, status))
             self._mirrors.note(track, status)
             again = self.mover and self.mover.note(track, status, self._clock.now_s())
             if again := again or track.again(status):
@@ -436,6 +458,53 @@ class Follower:
             begin_reading(track, status, self._wanted)
         yield from track.notice()
         track.see_how_far(answer)
+
+    def _report(self, change: TaskChanged) -> Iterator[TaskChanged]:
+        """Yield what happened to a task; a success later, if another instance can record it.
+
+        Whoever counts the instance as lost then knows of the success, and runs no other attempt.
+        """
+        status, key = change.status, change.host.instance_id
+        success = status.state is TaskState.SUCCEEDED and self._wanted.live
+        if success and self._mirrors.has_holder(key):
+            place = (key, status.task, status.attempt)
+            self._unreported[place] = (change, self._clock.now_s())
+        else:
+            yield change
+
+    def _report_successes(self, *, last: bool = False) -> Iterator[TaskChanged]:
+        """Yield the successes that are on record, and those that were held back for long."""
+        recorded, self._mirrors.on_record = self._mirrors.on_record, []
+        places = [(key, status.task, status.attempt) for key, status in recorded]
+        now_s = self._clock.now_s()
+        for place, (at_s, track) in zip(self._unreported, self._held_back(), strict=True):
+            # It is decided for all clients alike which ends of a lost instance count.
+            decides = track.contact is LOST and self.mover and not self.mover.stopped
+            index = track.host.host_index
+            due = index in self.mover.decided if decides and self.mover else at_s <= now_s
+            if last or due:
+                places.append(place)
+        for place in places:
+            change, _ = self._unreported.pop(place, (None, 0.0))
+            # What was read from a lost instance too late to be recorded runs again.
+            if change and place[1:] in self.tracks[place[0]].log.tasks:
+                yield change
+
+    def _refused(self) -> list[Track]:
+        """Return who has successes that nobody records: another client counts it as lost."""
+        keys = {key for key, *_ in self._unreported} & self._mirrors.refused.keys()
+        return [self.tracks[key] for key in keys if not self.tracks[key].gone]
+
+    def _check_refused(self) -> Iterator[Happening]:
+        for track in self._refused():
+            # Where it has no task left, nothing else would ask EC2 about it.
+            if fate := self._presence.fate(track, self.tracks):
+                yield from self._give_up(track, fate.why, fate.contact)
+
+    def _held_back(self) -> Iterator[tuple[float, Track]]:
+        """Yield until when each success is held back, the first one first, and its instance."""
+        for (key, *_), (_, at_s) in self._unreported.items():
+            yield at_s + ON_RECORD_S, self.tracks[key]
 
     # --- what goes wrong -----------------------------------------------------------------------
 

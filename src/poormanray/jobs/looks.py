@@ -97,7 +97,7 @@ def last_order(job_id: str, mirrors: Mirrors) -> Order | None:
     rows = {
         key: row(track, Wanted(live=False), 0, word)
         for key, track in mirrors.tracks.items()
-        if (word := mirrors.word_for(track, last=True))
+        if (word := mirrors.word_for(track))
     }
     if not rows:
         return None

@@ -21,7 +21,8 @@ from poormanray.schedule import decode_ids, encode_ids, whole_number
 
 # What one look carries to an instance: fifty such rows and the shell library fit into one send.
 MOST_CHARS = 300
-MOST_AT_ONCE = 400
+# Of ranges, few characters hold many; an answer is waited for no longer than for other looks.
+MOST_AT_ONCE = 20_000
 # The name of the file with such records in an answer, and more digits than a host index has.
 MIRROR = "@mirror"
 LONGEST_INDEX = 7
@@ -237,17 +238,22 @@ class Mirrors:
 
     `todo` has, by instance id, what has ended there and no other knows; `held` what each was
     told and has taken: (whose, what). What an instance held that is gone is told to the next.
-    `refused` is what came after the records of its instance were closed.
+    `refused` is what came after the records of its instance were closed, and `unable` who could not
+    take what it was sent last (its disk is full). `on_record` is what has been taken, or cannot be
+    for now, since that was last asked for: (instance id, status).
     Unless `active`, nothing is taken in, so that there is nothing to say.
     """
 
     tracks: Mapping[str, Track]
     active: bool = True
     refused: dict[str, list[TaskStatus]] = field(default_factory=dict)
+    unable: set[str] = field(default_factory=set)
+    on_record: list[tuple[str, TaskStatus]] = field(default_factory=list)
     todo: dict[str, list[TaskStatus]] = field(default_factory=dict)
     held: dict[str, list[tuple[str, list[TaskStatus]]]] = field(default_factory=dict)
     under_way: dict[str, tuple[str, list[TaskStatus]]] = field(default_factory=dict)
     chosen: dict[str, list[str]] = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)
     left: int = -1
 
     def note(self, track: Track, status: TaskStatus) -> None:
@@ -255,14 +261,11 @@ class Mirrors:
         if self.active and status.state.ended:
             self.todo.setdefault(track.host.instance_id, []).append(status)
 
-    def word_for(self, target: Track, *, last: bool = False) -> str:
-        """Return what an instance is to remember with its next look; "" for nothing.
-
-        The `last` look asks everybody that can answer, also those whose tasks have all ended.
-        """
+    def word_for(self, target: Track) -> str:
+        """Return what an instance is to put on record with its next look; "" for nothing."""
         self._forget_gone()
         target_id = target.host.instance_id
-        if target_id in self.under_way or not _remembers(target, last=last):
+        if target_id in self.under_way or not _can_record(target):
             return ""
         for source_id in self._sources(target_id):
             if statuses := self.todo.get(source_id):
@@ -283,7 +286,15 @@ class Mirrors:
         """Take in what came of a look."""
         facts = reply.answer.facts if reply.answer else {}
         closed = decode_hosts(facts.get("sealed", ""))
-        self.answered(reply.instance_id, taken="mirrored" in facts, closed=closed)
+        target_id, carried = reply.instance_id, self.under_way.get(reply.instance_id)
+        taken = "mirrored" in facts
+        self.answered(target_id, taken=taken, closed=closed)
+        if taken:
+            self.unable.discard(target_id)
+        elif carried and reply.answer and "refused" not in facts and self.todo.get(carried[0]):
+            # It is there, it has not closed those records, and yet it could not write.
+            self.unable.add(target_id)
+            self.on_record += [(carried[0], status) for status in carried[1]]
 
     def answered(
         self, target_id: str, *, taken: bool, closed: Collection[int] = frozenset()
@@ -299,8 +310,24 @@ class Mirrors:
             self.refused.setdefault(source_id, []).extend(statuses)
         elif taken:
             self.held.setdefault(target_id, []).append((source_id, statuses))
+            self.on_record += [(source_id, status) for status in statuses]
         else:
             self.todo.setdefault(source_id, [])[:0] = statuses
+
+    def lacks(self, target: Track) -> bool:
+        """Say whether an instance could take something now that no other has on record."""
+        self._forget_gone()
+        target_id = target.host.instance_id
+        if target_id in self.under_way or target_id in self.unable:
+            return False
+        return _can_record(target) and any(
+            self.todo.get(source_id) for source_id in self._sources(target_id)
+        )
+
+    def has_holder(self, instance_id: str) -> bool:
+        """Say whether another instance is to have on record what ends on this one."""
+        self._choose()
+        return self.active and instance_id in self.holders
 
     def _forget_gone(self) -> None:
         for target_id in [key for key in self.held if self.tracks[key].gone]:
@@ -309,12 +336,16 @@ class Mirrors:
 
     def _sources(self, target_id: str) -> Sequence[str]:
         """Return whose backup an instance is chosen to hold."""
+        self._choose()
+        return self.chosen.get(target_id, ())
+
+    def _choose(self) -> None:
         left = sum(not track.gone for track in self.tracks.values()) + len(self.tracks)
         if left != self.left:
             self.left, self.chosen = left, {}
-            for source, target in ring(self.tracks.values()).items():
+            self.holders = ring(self.tracks.values())
+            for source, target in self.holders.items():
                 self.chosen.setdefault(target, []).append(source)
-        return self.chosen.get(target_id, ())
 
     def unsaid(self, instance_id: str) -> bool:
         """Say whether something is known of an instance that no backup has taken yet."""
@@ -322,10 +353,17 @@ class Mirrors:
         return under_way or bool(self.todo.get(instance_id))
 
     def give_up(self, instance_id: str) -> list[TaskStatus]:
-        """Return the ends of an instance that no backup has taken, and will take any more."""
+        """Return the ends of an instance that no backup is known to have; none takes them any more.
+
+        One that is under way may be there all the same: then the backup returns it.
+        """
+        for target_id, (source_id, statuses) in list(self.under_way.items()):
+            if source_id == instance_id:
+                self.refused.setdefault(instance_id, []).extend(statuses)
+                del self.under_way[target_id]
         return self.refused.pop(instance_id, []) + self.todo.pop(instance_id, [])
 
 
-def _remembers(track: Track, *, last: bool) -> bool:
-    """Say whether an instance is looked at anyway, so that it can be told something."""
-    return track.looked and not track.problem and (last or not track.all_ended)
+def _can_record(track: Track) -> bool:
+    """Say whether an instance has the job, and responds."""
+    return track.looked and not track.problem

@@ -317,7 +317,8 @@ class Mover:
             for key, index in track.log.given.items()
         )
         had = track.log.open or track.assigned or next(self._on_way_to(track), None)
-        return on_way or bool(had)
+        refused = self.mirrors and self.mirrors.refused.get(track.host.instance_id)
+        return on_way or bool(had or refused)
 
     def _may_close(self) -> bool:
         """Say whether all that are left can close their records, those that are silent in time."""
@@ -340,7 +341,7 @@ class Mover:
                 continue
             words = [encode_moves(records.get(key, ()))]
             if self.mirrors is not None and (key in records or track.all_ended):
-                words.append(self.mirrors.word_for(track, last=True))
+                words.append(self.mirrors.word_for(track))
             paper = Paper(
                 encode_hosts(fenced | self.closed_by.get(key, set())),
                 ";".join(filter(None, words)),
