@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.events import checksum
+from poormanray.jobs import again
 from poormanray.jobs.mirror import MIRROR, Backup, Mirrors, decode_hosts, encode_hosts
 from poormanray.jobs.moving import EVERY_S, SILENT_S, Mover, Turns
 from poormanray.jobs.track import Contact, Track
@@ -197,13 +198,34 @@ class World:
         tracks = {key: Track(track.host) for key, track in self.mover.tracks.items()}
         mover = Mover(self.mover.job_id, tracks, self.mover.turns)
         self.look(mover)
-        books = {}
-        for key, instance in self.instances.items():
-            if instance.alive:
-                books[key] = Backup()
-                books[key].feed(0, instance.mirror, len(instance.mirror))
-        vouch(tracks.values(), books)
+        vouch(tracks.values(), self.books())
         return mover
+
+    def seen(self, key: str) -> Track:
+        """Return what a client that is about to go on with the job reads of an instance."""
+        track = Track(self.mover.tracks[key].host, looked=self.instances[key].alive)
+        if self.instances[key].alive:
+            track.log.feed(0, self.instances[key].events)
+        else:
+            track.contact, track.problem = Contact.LOST, "it is terminated"
+        return track
+
+    def resumed(self, seen: dict[str, Track]) -> Mover:
+        """Return a client that goes on with the job: some instances it has `seen` before."""
+        tracks = {key: seen.get(key) or self.seen(key) for key in self.instances}
+        vouch(tracks.values(), self.books())
+        found = outcomes_of(tracks.values())
+        turns = again.turns(again.chosen(found, again.UNSUCCESSFUL), [*tracks.values()], found)
+        mover = Mover(self.mover.job_id, tracks, turns, mirrors=Mirrors(tracks))
+        assert mover.mirrors is not None
+        mover.mirrors.begin()
+        return mover
+
+    def books(self) -> dict[str, Backup]:
+        found = {key: Backup() for key, one in self.instances.items() if one.alive}
+        for key, book in found.items():
+            book.feed(0, self.instances[key].mirror, len(self.instances[key].mirror))
+        return found
 
     def end(self, most: int) -> None:
         for key, row in self.late:
@@ -465,7 +487,20 @@ def ended(status: TaskStatus) -> bool:
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["look", "order", "arrive", "arrive", "unheard", "drop", "work", "end"]),
+        st.sampled_from(
+            [
+                "look",
+                "order",
+                "arrive",
+                "arrive",
+                "unheard",
+                "drop",
+                "work",
+                "end",
+                "read",
+                "resume",
+            ]
+        ),
         st.integers(0, 1),
         st.integers(0, 4),
     ),
@@ -482,6 +517,8 @@ class Duel:
     most_deaths: int
     messages: list[tuple[Mover, str, str]] = field(default_factory=list)
     deaths: int = 0
+    # What each next client has read of instances before it goes on with the job.
+    seen: list[dict[str, Track]] = field(default_factory=lambda: [{}, {}])
 
     def act(self, kind: str, number: int, place: int) -> None:
         client, names = self.clients[number], list(self.played.instances)
@@ -499,6 +536,11 @@ class Duel:
                 self.played.arrives(sender, key, row, heard=kind == "arrive")
         elif kind == "work":
             self.played.instances[name].work()
+        elif kind == "read":
+            self.seen[number][name] = self.played.seen(name)
+        elif kind == "resume":
+            self.clients[number] = self.played.resumed(self.seen[number])
+            self.seen[number] = {}
         elif kind == "end" and self.deaths < self.most_deaths:
             self.deaths += self.played.instances[name].alive
             self.played.instances[name].alive = False

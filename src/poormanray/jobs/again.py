@@ -36,10 +36,24 @@ def turns(
 ) -> Turns:
     """Return the turns that give each outcome's task its next attempt, and none to the others.
 
-    With `reassign`, what waits on stopped instances, as far as `found` knows, runs elsewhere.
+    `found` are the outcomes of all tasks. What went with a lost instance is no further attempt
+    yet: another client may know how it ended, so that is decided when all instances have closed
+    their records of that one. With `reassign`, what waits on stopped instances, as far as `found`
+    knows, runs elsewhere.
     """
-    following = {(one.task, one.status.attempt + 1): one.host.instance_id for one in again}
+    again, found = list(again), list(found)
+    by_id = {track.host.instance_id: track for track in tracks}
+    following: dict[tuple[int, int], str] = {}
+    undecided = set()
+    for one in again:
+        if (track := by_id.get(one.host.instance_id)) is None:
+            continue
+        if _is_open(one, track):
+            undecided.add((one.task, one.status.attempt))
+        else:
+            following[one.task, one.status.attempt + 1] = one.host.instance_id
     waits = {(one.task, one.status.attempt) for one in found if reassign and not one.state.ended}
+    lost = {one.task for one in found if one.state in LOST} - {one.task for one in again}
     gone = [
         key
         for track in tracks
@@ -57,9 +71,17 @@ def turns(
             and track.log.open
             and not track.gone
         ),
-        frozenset((task, n) for task, n in gone if (task, n + 1) not in following),
+        frozenset(key for key in gone if key[0] in lost),
+        frozenset(undecided),
         reassign,
     )
+
+
+def _is_open(outcome: Outcome, track: Track) -> bool:
+    """Say whether a task is LOST only because its instance is, without an end on record."""
+    status = track.log.tasks.get((outcome.task, outcome.status.attempt))
+    ended = status is not None and status.state.ended
+    return track.contact in (Contact.LOST, Contact.REFUSED) and not ended
 
 
 def revived(tracks: Iterable[Track]) -> list[Track]:

@@ -104,6 +104,7 @@ class Follower:
         self._told = told or {}
         self.mover = None if turns is None else Mover(job_id, self.tracks, turns)
         self._mirrors = Mirrors(self.tracks, active=turns is not None)
+        self._mirrors.begin()
         if self.mover:
             self.mover.mirrors = self._mirrors
         # Successes that are not reported yet, and when they were read: by instance id and attempt.

@@ -261,6 +261,13 @@ class Mirrors:
         if self.active and status.state.ended:
             self.todo.setdefault(track.host.instance_id, []).append(status)
 
+    def begin(self) -> None:
+        """Take in what has been read of instances before: no other may have that on record."""
+        for track in self.tracks.values():
+            for status in track.log.tasks.values() if not track.gone else ():
+                if status.reason != REASON:
+                    self.note(track, status)
+
     def word_for(self, target: Track) -> str:
         """Return what an instance is to put on record with its next look; "" for nothing."""
         self._forget_gone()

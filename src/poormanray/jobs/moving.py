@@ -77,8 +77,9 @@ class Turns:
     """How often tasks may run: `retries` more times where they fail.
 
     `again` are attempts to begin with, and the instances that had the ones before; `revived` are
-    instances whose runner died and whose queue goes on. Both undo a cancel. `left` are attempts
-    that get no other, though their instance is lost. With `reassign`, what waits on a stopped
+    instances whose runner died and whose queue goes on; `undecided` are attempts of lost instances
+    that get another unless their end is on record. Each undoes a cancel. `left` are attempts that
+    get no other, though their instance is lost. With `reassign`, what waits on a stopped
     instance runs elsewhere. Without `trust_backups`, what only a backup has as ended runs again.
     """
 
@@ -86,6 +87,7 @@ class Turns:
     again: Mapping[Key, str] = field(default_factory=dict)
     revived: frozenset[str] = frozenset()
     left: frozenset[Key] = frozenset()
+    undecided: frozenset[Key] = frozenset()
     reassign: bool = False
     trust_backups: bool = True
 
@@ -135,7 +137,7 @@ class Mover:
 
     def __post_init__(self) -> None:
         """Begin with the turns that were asked for."""
-        begins = bool(self.turns.again or self.turns.revived)
+        begins = bool(self.turns.again or self.turns.revived or self.turns.undecided)
         self.undo = {key for key, track in self.tracks.items() if begins and track.log.cancelled}
         self.waiting = {key: (0.0, where) for key, where in self.turns.again.items()}
         self.revived = set(self.turns.revived)
@@ -414,7 +416,10 @@ class Mover:
                 del self.waiting[key]
             elif self._gone(there) and there.host.host_index in self.decided:
                 del self.waiting[key]
-                if holders and not holders.has(key, but=there):
+                before = there.log.tasks.get((key[0], key[1] - 1))
+                # Without an end on record it was decided with all else that is lost.
+                ended = before is not None and before.state.ended
+                if holders and ended and not holders.has(key, but=there):
                     self.orphans[key] = ""
             elif not there.responds:
                 continue
