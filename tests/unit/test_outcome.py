@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from poormanray.events import checksum
 from poormanray.jobs.outcome import (
     BETWEEN,
     NOWHERE,
@@ -21,6 +22,11 @@ from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
 from tests.support.tracks import outcomes_of
+
+
+def line(text: str) -> bytes:
+    return f"{text} {checksum(text)}\n".encode()
+
 
 HOST = Host(0, "i-0", "c-0000", (0, 1))
 CODES = {"S": 0, "F": 7, "K": 137, "T": 143}
@@ -124,3 +130,22 @@ def test_outcomes_are_in_the_order_of_tasks() -> None:
     )
     assert [track.problem for track in tracks] == ["", "its agent is not online"]
     assert [outcome.task for outcome in outcomes_of(tracks)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_who_had_not_begun_a_task_does_not_contradict_its_success_elsewhere(began: bool) -> None:
+    gone = Track(Host(0, "i-0", "c-0", ()), contact=Contact.LOST, problem="it is terminated")
+    other = Track(Host(1, "i-1", "c-1", ()))
+    home = Track(Host(2, "i-2", "c-2", (0,)))
+    gone.log.feed(0, line("A 1.0 0.1") + line("S 2.0 0 1 0 5 5 b") * began)
+    home.log.feed(0, line("G 1.0 0 0.1"))
+    # That it was given on went with the instance; another one has the move on record.
+    other.log.feed(0, line("A 3.0 0.1") + line("S 4.0 0 1 0 5 5 b"))
+    other.assigned.add((0, 1))
+    (only,) = outcomes([gone, other, home], {0: "t"})
+    assert only.state is (TaskState.LOST if began else TaskState.RUNNING)
+    other.log.feed(other.log.offset, line("E 5.0 0 1 0 exit 4.0 0"))
+    (only,) = outcomes([gone, other, home], {0: "t"})
+    assert (only.host.name, only.state) == (
+        ("c-0", TaskState.LOST) if began else ("c-1", TaskState.SUCCEEDED)
+    )

@@ -473,7 +473,7 @@ class Follower:
         else:
             yield change
 
-    def _report_successes(self, *, last: bool = False) -> Iterator[TaskChanged]:
+    def _report_successes(self, *, last: bool = False) -> Iterator[TaskChanged | Looked]:
         """Yield the successes that are on record, and those that were held back for long."""
         recorded, self._mirrors.on_record = self._mirrors.on_record, []
         places = [(key, status.task, status.attempt) for key, status in recorded]
@@ -490,6 +490,8 @@ class Follower:
             # What was read from a lost instance too late to be recorded runs again.
             if change and place[1:] in self.tracks[place[0]].log.tasks:
                 yield change
+        if places:
+            yield Looked()
 
     def _refused(self) -> list[Track]:
         """Return who has successes that nobody records: another client counts it as lost."""

@@ -52,7 +52,7 @@ def outcomes(tracks: Iterable[Track], names: Mapping[int, str]) -> list[Outcome]
     that was not seen to end on an instance that is lost is LOST, whatever came before. On one that
     is stopped that holds for what was running; what waits there goes on after a start.
     """
-    none = (-1, False, False, False)
+    none = (-1, False, False, False, False, False)
     newest = {task: (none, _unclaimed(task, name)) for task, name in names.items()}
     tracks = list(tracks)
     holders = Holders(tracks)
@@ -78,16 +78,19 @@ def unclaimed(found: Iterable[Outcome]) -> int:
     return sum(outcome.host == NOWHERE for outcome in found)
 
 
-def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool, bool]:
+def _rank(outcome: Outcome, track: Track) -> tuple[int, bool, bool, bool, bool, bool]:
     """Return what makes one instance's word on a task newer than another's.
 
-    Of two that say they ran the same attempt one lies: a success is not believed then.
+    Of two that say they ran the same attempt one lies: a success is not believed then. A lost
+    instance that had not begun an attempt, as far as was read, may have given it away since.
     """
     key = (outcome.task, outcome.status.attempt)
     # Who was to have it from the start may have given it away since it was last heard.
     between = outcome.why in (BETWEEN, WENT_TO_LOST)
-    bad = outcome.state.ended and outcome.state is not TaskState.SUCCEEDED
-    return outcome.status.attempt, not between, track.log.knows(key), bad
+    began = key in track.log.tasks
+    bad = began and outcome.state.ended and outcome.state is not TaskState.SUCCEEDED
+    knows = track.log.knows(key)
+    return outcome.status.attempt, not between, knows, bad, began, not track.gone
 
 
 def _of_instance(
