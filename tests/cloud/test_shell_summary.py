@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from poormanray import shell
 from poormanray.envelope import Chunk, decode
-from poormanray.events import checksum
 from poormanray.jobs.listing import meant
 from poormanray.jobs.outcome import BETWEEN, tracks_of
 from poormanray.jobs.summary import Share, read_share
@@ -34,15 +33,11 @@ from poormanray.manifest import (
     encode_sections,
 )
 from tests.cloud.test_shell_ledger import HOSTILE, ME, Machine
-from tests.support.tracks import outcomes_of
+from tests.support.tracks import line, outcomes_of
 
 OTHER = "i-0fedcba9876543210"
 # Found before its events, so that nobody starts a runner for it.
 LEDGER_FILES = {"done": b"", "format": b"%d 0.1.0\n" % LEDGER_FORMAT}
-
-
-def line(text: str) -> bytes:
-    return f"{text} {checksum(text)}\n".encode()
 
 
 def ledger(machine: Machine, job: Job, events: bytes) -> Path:

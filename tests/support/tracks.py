@@ -1,9 +1,10 @@
-"""What tests ask of the tracks of a job."""
+"""Tracks and ledgers of jobs, as tests need them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from poormanray.events import checksum
 from poormanray.jobs.outcome import Outcome, outcomes
 from poormanray.jobs.track import Track
 
@@ -14,3 +15,8 @@ def outcomes_of(tracks: Iterable[Track]) -> list[Outcome]:
     had = {task for track in tracks for task in track.tasks}
     given = {task for track in tracks for task, _ in track.log.given}
     return outcomes(tracks, {task: str(task) for task in had | given})
+
+
+def line(text: str) -> bytes:
+    """Return an event, or a record of a backup, as shell/ledger.sh writes it."""
+    return f"{text} {checksum(text)}\n".encode()

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from poormanray.envelope import Answer, Chunk
 from poormanray.errors import AwsRefused, Denied, ExitCode, NoAnswer
-from poormanray.events import checksum
 from poormanray.jobs.cadence import SILENCE_S
 from poormanray.jobs.follow import MOST_FAILURES, ON_RECORD_S, Follower
 from poormanray.jobs.mirror import MIRROR, decode
@@ -48,15 +47,11 @@ from poormanray.model import InstanceState
 from poormanray.remote import Flight, Order, Reply, Sent
 from poormanray.shell import Call
 from poormanray.waiting import Clock
-from tests.support.tracks import outcomes_of
+from tests.support.tracks import line, outcomes_of
 
 JOB = "0123456789a"
 POLL_S = 1.0
 MOST_STEPS = 3000
-
-
-def line(text: str) -> bytes:
-    return f"{text} {checksum(text)}\n".encode()
 
 
 def begun(task: int) -> bytes:

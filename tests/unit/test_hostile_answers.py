@@ -18,7 +18,6 @@ from poormanray.cli.output import Output
 from poormanray.cli.watching import Watcher, outcome_row
 from poormanray.envelope import MOST_RECORDS, Condensed, EnvelopeError, decode, encode
 from poormanray.errors import ExitCode, NotFound, NotReached
-from poormanray.events import checksum
 from poormanray.jobs.fleet import Fleet
 from poormanray.jobs.follow import Follower
 from poormanray.jobs.listing import MANIFEST, META, find, find_with_events, list_jobs, load, resolve
@@ -30,7 +29,7 @@ from poormanray.manifest import Host, Job, Task, encode_sections
 from poormanray.model import Instance, InstanceState, Invocation, InvocationStatus
 from poormanray.remote import Remote
 from poormanray.waiting import Clock
-from tests.support.tracks import outcomes_of
+from tests.support.tracks import line, outcomes_of
 
 JOB, OTHER = "0123456789a", "9876543210z"
 ME, YOU = "i-1", "i-2"
@@ -77,10 +76,6 @@ class Ssm:
             Instance(k, k, "c", n, InstanceState.RUNNING) for n, k in enumerate(self.answers)
         )
         return Fleet(cast("Any", None), self.remote(), "c", ready, ())
-
-
-def line(text: str) -> bytes:
-    return f"{text} {checksum(text)}\n".encode()
 
 
 def said(*records: bytes) -> str:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poormanray.events import checksum
 from poormanray.ledger import (
     ID_ALPHABET,
     EventLog,
@@ -20,11 +19,7 @@ from poormanray.ledger import (
     is_job_id,
     new_job_id,
 )
-
-
-def line(text: str) -> bytes:
-    """Return an event as shell/ledger.sh writes it."""
-    return f"{text} {checksum(text)}\n".encode()
+from tests.support.tracks import line
 
 
 def folded(*texts: str) -> EventLog:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poormanray.events import checksum
 from poormanray.jobs.mirror import (
     MOST_CHARS,
     Backup,
@@ -24,7 +23,7 @@ from poormanray.jobs.track import Contact, Track
 from poormanray.jobs.trust import vouch
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
-from tests.support.tracks import outcomes_of
+from tests.support.tracks import line, outcomes_of
 
 LOST = Contact.LOST
 STATUSES = st.lists(
@@ -38,10 +37,6 @@ STATUSES = st.lists(
     max_size=60,
     unique_by=lambda one: one.task,
 )
-
-
-def line(word: str) -> bytes:
-    return f"{word} {checksum(word)}\n".encode()
 
 
 def keys(statuses: list[TaskStatus]) -> set[tuple[int, int, TaskState, int | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from poormanray.events import checksum
 from poormanray.jobs.outcome import (
     BETWEEN,
     NOWHERE,
@@ -21,12 +20,7 @@ from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host, Manifest
-from tests.support.tracks import outcomes_of
-
-
-def line(text: str) -> bytes:
-    return f"{text} {checksum(text)}\n".encode()
-
+from tests.support.tracks import line, outcomes_of
 
 HOST = Host(0, "i-0", "c-0000", (0, 1))
 CODES = {"S": 0, "F": 7, "K": 137, "T": 143}

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from poormanray.cli.output import Output
 from poormanray.cli.status import show
-from poormanray.events import checksum
 from poormanray.jobs.outcome import outcomes, tracks_of
 from poormanray.jobs.presence import Fate
 from poormanray.jobs.summary import MOST_SHOWN, Overview, Share, merged, read_share
@@ -22,6 +21,7 @@ from poormanray.jobs.survey import looked_over
 from poormanray.jobs.track import Contact
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host, Job, JobSummary, Manifest, Task, decode_meta, encode_meta
+from tests.support.tracks import line
 
 JOB_ID = "1nge2n8b7ms"
 P, R, S, F = TaskState.PENDING, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.FAILED
@@ -196,10 +196,6 @@ def test_a_slow_instance_does_less_of_what_is_left() -> None:
     assert even.eta_s is not None
     assert slower.eta_s is not None
     assert slower.eta_s > even.eta_s
-
-
-def line(text: str) -> bytes:
-    return f"{text} {checksum(text)}\n".encode()
 
 
 def test_a_look_at_every_task_says_the_same() -> None:

@@ -8,22 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poormanray.events import checksum
 from poormanray.jobs.mirror import Backup
 from poormanray.jobs.outcome import outcomes, verdict
 from poormanray.jobs.track import Contact, Track
 from poormanray.jobs.trust import vouch
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host
+from tests.support.tracks import line
 
 # Three instances with four tasks each; the second one lies. Tasks of the others fail.
 SHARES = ((0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11))
 LIAR = 1
 NAMES = {task: str(task) for share in SHARES for task in share}
-
-
-def line(text: str) -> bytes:
-    return f"{text} {checksum(text)}\n".encode()
 
 
 def ended(task: int, attempt: int, code: int) -> list[str]:
