@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from dataclasses import replace
@@ -12,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from poormanray import shell
-from poormanray.envelope import Answer, Condensed, decode
+from poormanray.envelope import Answer, Chunk, Condensed, decode
 from poormanray.events import checksum
 from poormanray.jobs.logs import told_last_lines
 from poormanray.ledger import EventLog
@@ -209,6 +210,23 @@ def test_what_cannot_come_along_is_asked_for_later(
         assert told_last_lines(answer) == {}
         assert answer.events is not None
         assert len(expecting_all(500).read(answer.events)) == len(logs)
+
+
+@pytest.mark.parametrize("begin", [b"", b"a line\n"])
+def test_a_log_of_zeros_is_not_gone_through(machine: Machine, begin: bytes) -> None:
+    job = job_of(1, (0,))
+    folder = ledger(machine, job, line("E 1700000009.500 0 1 1 exit 1700000000.250 0"))
+    log = folder / "logs" / "0.1"
+    log.write_bytes(begin)
+    os.truncate(log, 64 << 30)
+    call = shell.Call("ends", (f"id:{job.job_id}", "-"), 0)
+    assert machine.send(replace(call, table={ME: "0 0 0 2400"})).events is not None
+    call = shell.Call("observe", (job.job_id,), 0)
+    answer = machine.send(replace(call, table={ME: "0 0 0 2400 0.1:0"}))
+    (found,) = answer.records
+    assert isinstance(found, Chunk)
+    assert found.data.startswith(begin + b"\0")
+    assert found.size == 64 << 30
 
 
 def test_an_answer_that_is_large_anyway_holds_them_too(machine: Machine) -> None:

@@ -52,17 +52,11 @@ whole() { # file most; sets TEXT to all of it, without a process; false if it is
     local fd at
     TEXT=
     { exec {fd}<"$1"; } 2>/dev/null || return
-    IFS= read -r -N "$2" TEXT <&"$fd"
+    # Up to the first NUL, for which a variable has no room: a log may be gigabytes of them.
+    IFS= read -r -d '' -n "$2" TEXT <&"$fd"
     read -r _ at </proc/self/fdinfo/"$fd"
     exec {fd}<&-
-    # A variable has no room for NULs.
     ((at == ${#TEXT} && at < $2))
-}
-
-whole_log() { # task.attempt or another name in a request; as `whole`
-    ledger_file "$1"
-    # What the cap has removed reads as zeros, and `whole` goes through all of them to find text.
-    [[ ! -s $JOB_DIR/holes/$1 ]] && whole "$FILE" "$MOST_LOG"
 }
 
 take() { # file offset count; that part on stdout
@@ -117,7 +111,8 @@ add_part() { # file offset count; that part of it to the body, which lies in a f
 
 add_log() { # name offset most; a record; lowers ROOM
     local name=$1 AT=$2 most=$3 LEFT HOLE before='' text=
-    if whole_log "$name"; then
+    ledger_file "$name"
+    if whole "$FILE" "$MOST_LOG"; then
         text=$TEXT SIZE=${#TEXT}
     else
         # What is not answered is asked for again.

@@ -65,7 +65,7 @@ last_lines() { # of the logs of what failed, as a record in BODY; sets LINES_TOL
     LINES_TOLD=
     ((0 < ${#FAILED[@]} && ${#FAILED[@]} <= MOST_LINES)) || return 0
     for key in ${FAILED[@]+"${FAILED[@]}"}; do
-        if whole_log "$key"; then
+        if whole "$JOB_DIR/logs/$key" "$MOST_LOG"; then
             last_line_of "$key" "${TEXT:${#TEXT} < TAIL ? 0 : ${#TEXT} - TAIL}"
         else
             files+=("$JOB_DIR/logs/$key")

@@ -248,7 +248,7 @@ last_line() { # task.attempt bytes; sets LAST_TEXT to the last line of its log t
     local line
     LAST_TEXT='='
     [[ -s $JOB_DIR/logs/$1 ]] || return 0
-    if whole_log "$1"; then
+    if whole "$JOB_DIR/logs/$1" "$MOST_LOG"; then
         line=${TEXT:${#TEXT} < 4096 ? 0 : ${#TEXT} - 4096} line=${line//$'\r'/$'\n'}
     else
         line=$(tail -c 4096 "$JOB_DIR/logs/$1" | tr '\000\r' '?\n')
