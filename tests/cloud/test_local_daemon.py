@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -172,3 +173,21 @@ def test_a_daemon_that_does_not_answer_is_waited_for_and_not_replaced(tmp_path: 
         assert pmr("local", "up", check=False).returncode == 4
         assert pmr("list", timeout_s=90).returncode == 0
         assert pmr.json("local", "status")["pid"] == before
+
+
+def test_a_stranger_with_the_number_of_the_daemon_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "cloud"
+    folder.mkdir(mode=0o700)
+    lock = folder / "running.lock"
+    with subprocess.Popen(["sleep", "300"]) as stranger:
+        try:
+            lock.write_text(str(stranger.pid))
+            lock.chmod(0o600)
+            with lock.open() as file:
+                # So it is where a process that the daemon left behind still holds its lock.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                told = Pmr(tmp_path, folder)("local", "down", check=False, timeout_s=90)
+            assert (told.returncode, "does not end" in told.stderr) == (4, True)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()

@@ -183,10 +183,8 @@ class Daemon:
     def _end(self) -> bool:
         running = self._held()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if not self._held():
+            if not (self._held() and self._signal(number)):
                 break
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(self._own_text("running.lock")), number)
             with contextlib.suppress(TimeoutError):
                 poll(
                     lambda: not self._held(),
@@ -201,6 +199,22 @@ class Daemon:
             )
         self._sweep()
         return running
+
+    def _signal(self, number: signal.Signals) -> bool:
+        """Send a signal to the daemon, to no process that has got its id since; say if it went."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(self._own_text("running.lock"))
+            if not hasattr(os, "pidfd_open"):  # no Linux
+                os.kill(pid, number)
+                return True
+            held = os.pidfd_open(pid)
+            try:
+                if str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    signal.pidfd_send_signal(held, number)
+                    return True
+            finally:
+                os.close(held)
+        return False
 
     def _sweep(self) -> None:
         """Remove what a daemon that died left behind; its instances died with it."""
