@@ -105,9 +105,8 @@ class Cluster:
     @property
     def command(self) -> str:
         """Return what a task runs for its time."""
-        slow = f'awk "BEGIN {{ print $time * {self.slowness} }}"'
-        program = f'if [ "$PMR_HOST_INDEX" = 0 ]; then sleep "$({slow})"; else sleep "$time"; fi'
-        return f"time={{}}; {program}"
+        slow = f"""awk 'BEGIN {{ print ENVIRON["PMR_ENTRY"] * {self.slowness} }}'"""
+        return f'if [ "$PMR_HOST_INDEX" = 0 ]; then sleep "$({slow})"; else sleep {{}}; fi'
 
 
 def _makespans() -> Iterator[Figure]:
