@@ -224,7 +224,7 @@ carries() { # pid NAME=value; true when the process was started with that variab
 }
 
 record() { # sets RECORD to what proves this very process, for as long as the machine is up
-    boot_id
+    [[ -n ${BOOT-} ]] || boot_id
     started_at "$BASHPID"
     RECORD="$BASHPID ${STARTED:-0} $BOOT ${FIELDS[3]-0}"
 }

@@ -343,14 +343,18 @@ occupy() { # task.attempt; the slot's file names it before its claim is made: th
 }
 
 slot() { # number; claims and runs until the queue is empty, the job is cancelled or its runner dead
-    local task attempt ATTEMPTS=0
+    local task attempt ATTEMPTS=0 looked=
     local -A LATER=()
     SLOT=$1 HELD_BACK=
     started_at "$BASHPID"
     SLOT_ID="$BASHPID ${STARTED:-0}"
     exec {QUEUE}<"$JOB_DIR/queue"
-    # shellcheck disable=SC2086 # splitting into words is meant
-    while [[ ! -e $JOB_DIR/cancel ]] && lives $RUNNER_ID; do
+    while [[ ! -e $JOB_DIR/cancel && -e /proc/${RUNNER_ID% *} ]]; do
+        # No other process gets its number within a second; to look closer costs a twentieth of a
+        # short task.
+        # shellcheck disable=SC2086 # splitting into words is meant
+        [[ $SECONDS == "$looked" ]] || { lives $RUNNER_ID || break; }
+        looked=$SECONDS
         if ! next_task; then
             let_in
             if ((${#LATER[@]} == 0)); then
