@@ -848,6 +848,12 @@ def test_a_second_instance_that_cannot_record_holds_up_nothing() -> None:
     found = successes(cloud, 1)
     assert [there for _, _, there in found] == [True, False]
     assert cloud.now_s < 15
+    # One whose runner has died can record all the same.
+    dead = Guest(begun(1) + line("J 3.0 runner-lost"), facts={"runner": "dead"})
+    cloud = Cloud({"i-0": Guest(begun(0) + done(0)), "i-1": dead})
+    found = successes(cloud, 1)
+    assert [there for _, _, there in found] == [True]
+    assert cloud.now_s < 15
     # One that does not respond does so for a while.
     silent = Guest(begun(1), silent_from=1)
     cloud = Cloud({"i-0": Guest(begun(0) + done(0)), "i-1": silent})

@@ -495,6 +495,8 @@ class Follower:
 
     def _refused(self) -> list[Track]:
         """Return who has successes that nobody records: another client counts it as lost."""
+        if not self._mirrors.refused:
+            return []
         keys = {key for key, *_ in self._unreported} & self._mirrors.refused.keys()
         return [self.tracks[key] for key in keys if not self.tracks[key].gone]
 

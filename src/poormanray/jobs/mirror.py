@@ -373,4 +373,4 @@ class Mirrors:
 
 def _can_record(track: Track) -> bool:
     """Say whether an instance has the job, and responds."""
-    return track.looked and not track.problem
+    return track.looked and track.responds
