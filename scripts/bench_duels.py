@@ -120,9 +120,9 @@ def measure_duels(rounds: int = ROUNDS, seed: int = SEED, together: int = 1) -> 
     wrong: dict[str, list[str]] = {kind: [] for kind in ("repeated", "doubled", "lost", "false")}
     with ThreadPoolExecutor(together) as pool:
         for duel in pool.map(play, range(seed, seed + rounds)):
-            told = {kind: lines for kind, lines in duel.wrong.items() if lines}
-            print(f"  seed {duel.seed}: {told or 'all well'}", file=sys.stderr, flush=True)
-            for kind, lines in told.items():
+            found = {kind: lines for kind, lines in duel.wrong.items() if lines}
+            print(f"  seed {duel.seed}: {found or 'all well'}", file=sys.stderr, flush=True)
+            for kind, lines in found.items():
                 wrong[kind] += [f"seed {duel.seed}: {line}" for line in lines]
     what = f"{rounds} maps with two clients and an instance that ends (seeds {seed} and on)"
     for kind, lines in wrong.items():

@@ -149,7 +149,7 @@ has_parallel() { [[ $(parallel --version 2>/dev/null </dev/null) == "GNU paralle
 
 need_screen() { need "GNU screen" screen; }
 
-# What gives instances of the local cloud networks of their own: the tests try both.
+# Programs that give instances of the local cloud networks of their own; the tests use both.
 need_networks() {
   need "slirp4netns" slirp4netns
   need "pasta" passt

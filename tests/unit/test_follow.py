@@ -197,14 +197,9 @@ class Cloud:
 
 def follow(
     cloud: Cloud,
-    *,
-    tasks: int = 1,
-    wanted: Wanted | None = None,
-    state: InstanceState = InstanceState.RUNNING,
-    started: bool = False,
-    **more: Any,  # noqa: ANN401 (handed on to Follower as it is)
+    **more: Any,  # noqa: ANN401 (handed on as it is)
 ) -> tuple[Follower, list[Happening]]:
-    follower = follower_of(cloud, tasks=tasks, wanted=wanted, state=state, started=started, **more)
+    follower = follower_of(cloud, **more)
     return follower, [h for h in follower.run() if not isinstance(h, Looked)]
 
 
