@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -793,7 +794,7 @@ def successes(
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=int(os.environ.get("PMR_EXAMPLES", "60")), deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), min_size=2, max_size=4),
     st.lists(st.tuples(st.integers(0, 3), st.integers(2, 9)), max_size=6),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poormanray.envelope import Answer
 from poormanray.jobs.mirror import (
     MOST_CHARS,
     Backup,
@@ -23,6 +24,7 @@ from poormanray.jobs.track import Contact, Track
 from poormanray.jobs.trust import vouch
 from poormanray.ledger import TaskState, TaskStatus
 from poormanray.manifest import Host
+from poormanray.remote import Reply
 from tests.support.tracks import line, outcomes_of
 
 LOST = Contact.LOST
@@ -191,3 +193,18 @@ def test_moves_are_read_as_they_were_written(moves: set[Move], piece: int) -> No
     firsts = {(one.source, one.key) for one in moves if one.lost}
     assert {one for one in found.moves if not one.lost} == {one for one in moves if not one.lost}
     assert len([one for one in found.moves if one.lost]) == len(firsts)
+
+
+def test_only_the_request_that_carries_ends_confirms_them() -> None:
+    tracks = {f"i-{n}": Track(Host(n, f"i-{n}", f"c-{n}", (n,)), looked=True) for n in range(2)}
+    mirrors = Mirrors(tracks)
+    mirrors.note(tracks["i-0"], TaskStatus(0, 1, TaskState.SUCCEEDED, 0))
+    assert mirrors.word_for(tracks["i-1"], "queue")
+    taken = Answer(more=False, facts={"mirrored": "1"})
+    # A look that was sent before carried others.
+    mirrors.heard(Reply("i-1", taken), "look")
+    assert mirrors.unsaid("i-0")
+    assert mirrors.on_record == []
+    mirrors.heard(Reply("i-1", taken), "queue")
+    assert not mirrors.unsaid("i-0")
+    assert [key for key, _ in mirrors.on_record] == ["i-0"]

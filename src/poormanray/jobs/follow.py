@@ -384,7 +384,7 @@ class Follower:
         else:
             track.looking = False
             track.due_at_s = now_s
-            self._mirrors.heard(reply)
+            self._mirrors.heard(reply, kind)
         if reply.answer is None:
             yield from self._failed(track, reply, kind, asked)
             return
@@ -430,7 +430,7 @@ class Follower:
         if reply.answer is None:
             # Whose tasks have all ended is not looked at: only so it is noticed that it is gone.
             track = self.tracks[reply.instance_id]
-            self._mirrors.heard(reply)
+            self._mirrors.heard(reply, "queue")
             yield from self._failed(track, reply, "queue", [])
             if self.mover:
                 self.mover.wait(self._clock.now_s() + RETRY_PAUSE_S * track.failures)
@@ -439,7 +439,7 @@ class Follower:
         yield from self._heard(self.tracks[reply.instance_id], reply.answer, now_s, bulk=True)
         # A job that was cancelled does not go on: nobody has to wait for that.
         self.tracks[reply.instance_id].waits = "waits" in reply.answer.facts
-        self._mirrors.heard(reply)
+        self._mirrors.heard(reply, "queue")
         if self.mover and reply.answer.facts.get("refused") == "cancelled":
             self.mover.stop()
         elif reply.answer.facts.get("refused", "sealed") == "sealed":

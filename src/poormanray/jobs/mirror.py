@@ -232,6 +232,15 @@ def ring(tracks: Collection[Track]) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Ends of one instance that are on their way to another, with a request of some kind."""
+
+    source_id: str
+    statuses: list[TaskStatus]
+    kind: str
+
+
 @dataclass(slots=True)
 class Mirrors:
     """Says what each instance is to remember of another.
@@ -251,7 +260,7 @@ class Mirrors:
     on_record: list[tuple[str, TaskStatus]] = field(default_factory=list)
     todo: dict[str, list[TaskStatus]] = field(default_factory=dict)
     held: dict[str, list[tuple[str, list[TaskStatus]]]] = field(default_factory=dict)
-    under_way: dict[str, tuple[str, list[TaskStatus]]] = field(default_factory=dict)
+    under_way: dict[str, Word] = field(default_factory=dict)
     chosen: dict[str, list[str]] = field(default_factory=dict)
     holders: dict[str, str] = field(default_factory=dict)
     left: int = -1
@@ -268,8 +277,11 @@ class Mirrors:
                 if status.reason != REASON:
                     self.note(track, status)
 
-    def word_for(self, target: Track) -> str:
-        """Return what an instance is to put on record with its next look; "" for nothing."""
+    def word_for(self, target: Track, kind: str = "look") -> str:
+        """Return what an instance is to put on record with its next request; "" for nothing.
+
+        `kind` is that of the request, whose response alone confirms it.
+        """
         self._forget_gone()
         target_id = target.host.instance_id
         if target_id in self.under_way or not _can_record(target):
@@ -277,7 +289,7 @@ class Mirrors:
         for source_id in self._sources(target_id):
             if statuses := self.todo.get(source_id):
                 word, count = self._portion(source_id)
-                self.under_way[target_id] = (source_id, statuses[:count])
+                self.under_way[target_id] = Word(source_id, statuses[:count], kind)
                 del statuses[:count]
                 return word
         return ""
@@ -289,19 +301,21 @@ class Mirrors:
             count = count * MOST_CHARS // len(word) or 1
         return word, count
 
-    def heard(self, reply: Reply) -> None:
-        """Take in what came of a look."""
+    def heard(self, reply: Reply, kind: str) -> None:
+        """Take in what came of a request of some kind."""
         facts = reply.answer.facts if reply.answer else {}
         closed = decode_hosts(facts.get("sealed", ""))
-        target_id, carried = reply.instance_id, self.under_way.get(reply.instance_id)
+        target_id, word = reply.instance_id, self.under_way.get(reply.instance_id)
+        if word is None or word.kind != kind:
+            return
         taken = "mirrored" in facts
         self.answered(target_id, taken=taken, closed=closed)
         if taken:
             self.unable.discard(target_id)
-        elif carried and reply.answer and "refused" not in facts and self.todo.get(carried[0]):
+        elif reply.answer and "refused" not in facts and self.todo.get(word.source_id):
             # It is there, it has not closed those records, and yet it could not write.
             self.unable.add(target_id)
-            self.on_record += [(carried[0], status) for status in carried[1]]
+            self.on_record += [(word.source_id, status) for status in word.statuses]
 
     def answered(
         self, target_id: str, *, taken: bool, closed: Collection[int] = frozenset()
@@ -310,9 +324,9 @@ class Mirrors:
 
         `closed` are those whose records are closed there.
         """
-        source_id, statuses = self.under_way.pop(target_id, ("", []))
-        if not statuses:
+        if (word := self.under_way.pop(target_id, None)) is None:
             return
+        source_id, statuses = word.source_id, word.statuses
         if not taken and self.tracks[source_id].host.host_index in closed:
             self.refused.setdefault(source_id, []).extend(statuses)
         elif taken:
@@ -356,7 +370,7 @@ class Mirrors:
 
     def unsaid(self, instance_id: str) -> bool:
         """Say whether something is known of an instance that no backup has taken yet."""
-        under_way = any(source == instance_id for source, _ in self.under_way.values())
+        under_way = any(word.source_id == instance_id for word in self.under_way.values())
         return under_way or bool(self.todo.get(instance_id))
 
     def give_up(self, instance_id: str) -> list[TaskStatus]:
@@ -364,9 +378,9 @@ class Mirrors:
 
         One that is under way may be there all the same: then the backup returns it.
         """
-        for target_id, (source_id, statuses) in list(self.under_way.items()):
-            if source_id == instance_id:
-                self.refused.setdefault(instance_id, []).extend(statuses)
+        for target_id, word in list(self.under_way.items()):
+            if word.source_id == instance_id:
+                self.refused.setdefault(instance_id, []).extend(word.statuses)
                 del self.under_way[target_id]
         return self.refused.pop(instance_id, []) + self.todo.pop(instance_id, [])
 

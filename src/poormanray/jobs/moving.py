@@ -343,7 +343,7 @@ class Mover:
                 continue
             words = [encode_moves(records.get(key, ()))]
             if self.mirrors is not None and (key in records or track.all_ended):
-                words.append(self.mirrors.word_for(track))
+                words.append(self.mirrors.word_for(track, "queue"))
             paper = Paper(
                 encode_hosts(fenced | self.closed_by.get(key, set())),
                 ";".join(filter(None, words)),
