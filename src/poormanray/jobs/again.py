@@ -36,10 +36,10 @@ def turns(
 ) -> Turns:
     """Return the turns that give each outcome's task its next attempt, and none to the others.
 
-    `found` are the outcomes of all tasks. What went with a lost instance is no further attempt
-    yet: another client may know how it ended, so that is decided when all instances have closed
-    their records of that one. With `reassign`, what waits on stopped instances, as far as `found`
-    knows, runs elsewhere.
+    `found` are the outcomes of all tasks. Attempts that were open on a lost instance get no next
+    one here: another client may have read their ends, so the mover decides once all instances have
+    closed their records of the lost one. With `reassign`, tasks that wait on stopped instances
+    according to `found` run elsewhere.
     """
     again, found = list(again), list(found)
     by_id = {track.host.instance_id: track for track in tracks}

@@ -238,7 +238,7 @@ class Follower:
         if self.mover is None:
             return longest_s
         if self._cadence.few and self._mirrors.lacks(track):
-            # What it puts on record is waited for.
+            # A success waits to be reported until this instance has it on record.
             return 1
         return self.mover.window_s(track, self._clock.now_s(), longest_s)
 
@@ -463,7 +463,8 @@ class Follower:
     def _report(self, change: TaskChanged) -> Iterator[TaskChanged]:
         """Yield what happened to a task; a success later, if another instance can record it.
 
-        Whoever counts the instance as lost then knows of the success, and runs no other attempt.
+        A client that counts the instance as lost later reads the success there, and runs no other
+        attempt.
         """
         status, key = change.status, change.host.instance_id
         success = status.state is TaskState.SUCCEEDED and self._wanted.live
@@ -487,7 +488,7 @@ class Follower:
                 places.append(place)
         for place in places:
             change, _ = self._unreported.pop(place, (None, 0.0))
-            # What was read from a lost instance too late to be recorded runs again.
+            # An end that was read too late to be recorded is taken back: its task runs again.
             if change and place[1:] in self.tracks[place[0]].log.tasks:
                 yield change
         if places:
