@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -12,10 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
+from tests.support.command_server import CommandServer
 
 PMR = Path(sys.executable).with_name("pmr")
 # Delays that a test only waits for; those of a command (`delivery_s` and the like) stay real.
@@ -65,14 +69,12 @@ class Pmr:
         self, *args: str | Path, check: bool = True, stdin: bytes = b"", timeout_s: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `pmr ARGS` and return its output as it is."""
-        ended = subprocess.run(
-            [PMR, *args],
-            input=stdin,
-            capture_output=True,
+        ended = command_server().run(
+            [str(arg) for arg in args],
+            stdin=stdin,
             env=self.environment(),
             cwd=self.home,
             timeout=timeout_s,
-            check=False,
         )
         if check and ended.returncode != 0:
             words = " ".join(str(arg) for arg in args)
@@ -106,6 +108,14 @@ class ClientFactory(Protocol):
 
     def __call__(self, service: str) -> Any:  # noqa: ANN401 (each service has its own type)
         """Return a client of one service."""
+
+
+@cache
+def command_server() -> CommandServer:
+    """Return what starts commands for this process, for as long as it lives."""
+    server = CommandServer()
+    atexit.register(server.close)
+    return server
 
 
 @contextmanager
