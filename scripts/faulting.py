@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from poormanray.waiting import Clock, poll
@@ -34,7 +34,6 @@ SEVEN = Ending("FAILED", 7)
 READY_S, END_S = 120.0, 900.0
 CANCELLED, TIMEOUT = Ending("CANCELLED", reason="cancelled"), Ending("TIMEOUT", reason="time")
 TERMINATED = "terminated|shutting-down"
-SILENT = "no answer|ended as|not delivered"
 
 
 Strike = Callable[[Command, str], object]
@@ -116,7 +115,10 @@ def stages() -> list[Stage]:
     unheard = Ending("LOST|PENDING", reason="stopp")
     full = Ending("LOST", reason="disk full")
     return [
-        _lost("instance crashed", SILENT, _fault("instance-crash")),
+        replace(
+            _lost("instance crashed", "counts as lost", _fault("instance-crash")),
+            words=("--lost-after", "30s"),
+        ),
         _outlived("agent killed", _fault("agent-kill")),
         _lost("instance terminated", TERMINATED, _fault("instance-terminate")),
         Stage(
@@ -160,7 +162,7 @@ def stages() -> list[Stage]:
             Ending("FAILED", 9),
             (9, 1, 1),
             doing=FILL,
-            before=_fault("disk-full", "--free", "600k"),
+            before=_fault("disk-full", "--free", "900k"),
             strike=_tell,
             disk=True,
         ),

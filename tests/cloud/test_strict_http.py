@@ -406,6 +406,32 @@ def test_words_of_ec2_that_do_not_go_together(ec2: Client, image: Image) -> None
     end(ec2, ids)
 
 
+def test_a_dry_run_does_nothing(ec2: Client, image: Image) -> None:
+    ids = launch(ec2, image)
+    until(lambda: not code_of(lambda: ec2.describe_instances(InstanceIds=ids)))
+    until(lambda: shown(ec2, InstanceIds=ids)[0]["State"]["Name"] == "running")
+    before = {one["InstanceId"]: (one["State"], one.get("Tags")) for one in shown(ec2)}
+    one = {"ImageId": image, "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1}
+    calls: list[Callable[[], object]] = [
+        lambda: ec2.run_instances(**one, DryRun=True),
+        lambda: ec2.stop_instances(InstanceIds=ids, DryRun=True),
+        lambda: ec2.reboot_instances(InstanceIds=ids, DryRun=True),
+        lambda: ec2.terminate_instances(InstanceIds=ids, DryRun=True),
+        lambda: ec2.create_tags(Resources=ids, Tags=TAGS[0]["Tags"], DryRun=True),
+    ]
+    for call in calls:
+        codes: list[str] = []
+
+        def unthrottled(call: Callable[[], object] = call, codes: list[str] = codes) -> bool:
+            codes.append(code_of(call))
+            return codes[-1] != "RequestLimitExceeded"
+
+        until(unthrottled)
+        assert codes[-1] == "DryRunOperation"
+    assert {one["InstanceId"]: (one["State"], one.get("Tags")) for one in shown(ec2)} == before
+    end(ec2, ids)
+
+
 def test_a_protected_instance_is_not_terminated(ec2: Client, image: Image) -> None:
     ids = launch(ec2, image, DisableApiTermination=True)
     until(lambda: not code_of(lambda: ec2.describe_instances(InstanceIds=ids)))

@@ -302,3 +302,13 @@ def test_options_of_gnu_parallel_are_answered(
     assert code == 2
     assert f"{option} is an option of GNU parallel" in told
     assert "  next: " in told
+
+
+def test_every_command_prints_json() -> None:
+    without = [
+        path
+        for path, command in every_command()
+        # It says what to use instead, and does nothing.
+        if path != "pmr ssh" and not any("--json" in one.opts for one in command.params)
+    ]
+    assert without == []

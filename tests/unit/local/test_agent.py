@@ -85,6 +85,25 @@ def test_five_run_five_wait_the_eleventh_is_refused() -> None:
     assert [script.command_id for script in world.machines.scripts] == sent[:6]
 
 
+def test_the_clock_of_an_execution_starts_with_its_script() -> None:
+    world = World()
+    ids = world.boot()
+    for _ in range(5):
+        world.sent(ids)
+    limit = {"commands": ["true"], "executionTimeout": ["60"]}
+    late = world.sent(ids, Parameters=limit)
+    world.timers.pass_s(300)
+    assert world.status(late, ids[0]) == ("InProgress", "InProgress")
+    world.end(which=0)
+    began = world.machines.scripts[-1]
+    # Nothing of the five minutes in the queue counts: the script has its whole minute.
+    assert (began.command_id, began.timeout_s) == (late, 60)
+    world.timers.pass_s(59)
+    assert world.status(late, ids[0]) == ("InProgress", "InProgress")
+    world.end(Outcome(137, timed_out=True))
+    assert world.status(late, ids[0]) == ("TimedOut", "ExecutionTimedOut")
+
+
 def test_a_cancelled_command_that_waited_runs_at_the_next_start() -> None:
     world = World()
     ids = world.boot()
@@ -110,10 +129,14 @@ def test_power_loss_is_reported_a_minute_after_the_next_start() -> None:
     world.timers.pass_s(5)
     assert world.status(sent[0], ids[0])[0] == "InProgress"
     world.fleet.boot(ids[0], {}, lambda _problem: None)
-    world.timers.pass_s(2)
+    world.timers.pass_s(2)  # the agent is back after one of them
     assert world.machines.scripts[-1].command_id == sent[5]  # it had waited
-    world.timers.pass_s(60)
+    world.timers.pass_s(58.5)
+    assert world.status(sent[0], ids[0])[0] == "InProgress"
+    world.timers.pass_s(1)
     assert world.status(sent[0], ids[0]) == ("Failed", "Failed")
+    assert world.get(sent[0], ids[0])["ResponseCode"] == 1
+    assert sent[0] not in {script.command_id for script in world.machines.scripts[5:]}
 
 
 def test_no_profile_no_agent_until_it_asks_again() -> None:

@@ -17,6 +17,11 @@ def ping(world: World) -> str:
     return str(listed[0]["PingStatus"])
 
 
+def last_ping_s(world: World) -> float:
+    listed = world.service.call("DescribeInstanceInformation", {})["InstanceInformationList"]
+    return float(listed[0]["LastPingDateTime"])
+
+
 def test_a_script_outlives_its_agent_and_is_reported_when_it_is_back() -> None:
     world = World()
     ids = world.boot()
@@ -106,6 +111,29 @@ def test_online_is_minutes_old_after_a_crash() -> None:
     assert world.status(command_id, ids[0]) == ("InProgress", "InProgress")
 
 
+def test_a_heartbeat_comes_every_5_minutes() -> None:
+    world = World()
+    world.boot()
+    began_s = last_ping_s(world)
+    pings = []
+    for _ in range(11):
+        world.timers.pass_s(60)
+        pings.append(round(last_ping_s(world) - began_s))
+    assert pings == [*[0] * 4, *[300] * 5, *[600] * 2]
+
+
+def test_online_lasts_from_the_last_heartbeat_on() -> None:
+    world = World()
+    ids = world.boot()
+    # The last heartbeat before the crash was 200 s ago.
+    world.timers.pass_s(499)
+    world.fleet.crash(ids[0])
+    world.timers.pass_s(world.settings.ping_lost_s - 200 - 1)
+    assert ping(world) == "Online"
+    world.timers.pass_s(2)
+    assert ping(world) == "ConnectionLost"
+
+
 def test_a_crashed_instance_comes_back_by_a_reboot() -> None:
     world = World()
     ids = world.boot()
@@ -169,8 +197,9 @@ def test_a_stopped_instance_is_refused_or_waited_for(accepted: int) -> None:
             world.send(ids)
         return
     command_id = world.sent(ids, TimeoutSeconds=30)
+    world.timers.pass_s(30 - 1 - 0.5)
     assert world.status(command_id, ids[0]) == ("Delayed", "Delayed")
-    world.timers.pass_s(30)
+    world.timers.pass_s(1)
     assert world.status(command_id, ids[0]) == ("TimedOut", "DeliveryTimedOut")
 
 
@@ -239,11 +268,15 @@ def test_after_a_lost_channel_results_come_minutes_late() -> None:
     world.fleet.cut_off(ids[0], 20)
     world.end(which=0)
     assert world.machines.scripts[-1].command_id == sent[5]  # the agent itself goes on
-    assert world.status(world.sent(ids), ids[0])[0] == "Delayed"
-    world.timers.pass_s(35)
-    ping_now = ping(world)
-    assert (ping_now, world.status(sent[0], ids[0])[0]) == ("Online", "InProgress")
+    late = world.sent(ids)
+    world.timers.pass_s(20 + 10 - 1.2)
+    assert world.status(late, ids[0])[0] == "Delayed"
+    world.timers.pass_s(0.2)  # 10 s after the way is there again
+    assert (ping(world), world.status(late, ids[0])[0]) == ("Online", "InProgress")
+    assert world.status(sent[0], ids[0])[0] == "InProgress"
     world.end(which=1)  # what ends later is told at once
     assert world.status(sent[1], ids[0])[0] == "Success"
-    world.timers.pass_s(288)
+    world.timers.pass_s(287.5)
+    assert world.status(sent[0], ids[0])[0] == "InProgress"
+    world.timers.pass_s(0.5)
     assert world.status(sent[0], ids[0])[0] == "Success"

@@ -213,7 +213,9 @@ def test_by_tag_ended_instances_hold_the_command() -> None:
     world.timers.pass_s(1)
     command_id = world.sent([], TimeoutSeconds=60, Targets=by_tag(["red"]))
     assert world.status(command_id, ids[0]) == ("Delayed", "Delayed")
-    world.timers.pass_s(60)
+    world.timers.pass_s(60 - 1 - 0.5)
+    assert world.status(command_id, ids[0]) == ("Delayed", "Delayed")
+    world.timers.pass_s(1)
     assert world.status(command_id, ids[0]) == ("TimedOut", "DeliveryTimedOut")
 
 

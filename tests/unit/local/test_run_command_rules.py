@@ -46,9 +46,13 @@ def test_output_is_empty_until_the_end() -> None:
     request = {"CommandId": command_id, "Details": True}
     before = world.service.call("ListCommandInvocations", request)["CommandInvocations"][0]
     assert before["CommandPlugins"][0]["Output"] == ""
-    assert world.get(command_id, ids[0])["ResponseCode"] == -1
+    assert before["CommandPlugins"][0]["ResponseCode"] == -1
+    running = world.get(command_id, ids[0])
+    assert running["ResponseCode"] == -1
+    assert running["StandardOutputContent"] == running["StandardErrorContent"] == ""
     world.end(Outcome(stdout=b"x" * 3_000))
     after = world.service.call("ListCommandInvocations", request)["CommandInvocations"][0]
+    assert after["CommandPlugins"][0]["ResponseCode"] == 0
     output = after["CommandPlugins"][0]["Output"]
     assert len(output) == 2_500
     assert output.endswith("\n---Output truncated---")
@@ -168,7 +172,9 @@ def test_not_delivered_in_time() -> None:
         world.sent(ids)
     late = world.sent(ids, TimeoutSeconds=30)  # the eleventh: the agent is full
     assert world.status(late, ids[0]) == ("Pending", "Pending")
-    world.timers.pass_s(30)
+    world.timers.pass_s(30 - 1 - 0.5)
+    assert world.status(late, ids[0]) == ("Pending", "Pending")
+    world.timers.pass_s(1)
     assert world.status(late, ids[0]) == ("TimedOut", "DeliveryTimedOut")
     for script in list(world.machines.scripts):
         script.end()
@@ -185,9 +191,9 @@ def test_in_progress_for_ever_ends_at_the_total_timeout() -> None:
         ids, TimeoutSeconds=30, Parameters={"commands": ["true"], "executionTimeout": ["60"]}
     )
     world.fleet.destroy(ids[0], lambda: None)
-    world.timers.pass_s(80)
+    world.timers.pass_s(90 - 1 - 0.5)
     assert world.status(command_id, ids[0]) == ("InProgress", "InProgress")
-    world.timers.pass_s(10)
+    world.timers.pass_s(1)
     assert world.status(command_id, ids[0]) == ("TimedOut", "DeliveryTimedOut")
 
 
@@ -210,10 +216,34 @@ def test_a_late_in_progress_undoes_nothing() -> None:
     world = World()
     ids = world.boot()
     command_id = world.sent(ids)
-    world.end()
-    world.service.on_reply(Reply(command_id, ids[0], Status.IN_PROGRESS))
-    world.service.on_reply(Reply(command_id, ids[0], Status.FAILED, exit_code=1))
-    assert world.status(command_id, ids[0]) == ("Success", "Success")
+    world.end(Outcome(stdout=b"first\n", stderr=b"and last"))
+
+    def shown() -> list[object]:
+        request = {"CommandId": command_id, "Details": True}
+        return [
+            world.get(command_id, ids[0]),
+            world.service.call("ListCommandInvocations", request),
+            world.service.call("ListCommands", {"CommandId": command_id}),
+        ]
+
+    ended = shown()
+    assert world.get(command_id, ids[0])["StandardOutputContent"] == "first\n"
+    world.timers.pass_s(60)
+    for status in Status:
+        world.service.on_reply(
+            Reply(
+                command_id,
+                ids[0],
+                status,
+                exit_code=7,
+                stdout="late",
+                stderr="late",
+                output="late",
+                started_at_s=1.0,
+                ended_at_s=2.0,
+            )
+        )
+        assert shown() == ended
 
 
 def test_cancel_of_a_running_command() -> None:
@@ -293,6 +323,20 @@ def test_pages() -> None:
     assert (pages, sorted(found)) == (3, ids)
     request["NextToken"] = "made up"
     assert code_of(world, "ListCommandInvocations", request) == "InvalidNextToken"
+
+
+@pytest.mark.parametrize("operation", ["ListCommands", "ListCommandInvocations"])
+def test_a_page_has_1_to_50(operation: str) -> None:
+    world = World()
+    ids = world.boot()
+    command_id, _ = (world.sent(ids) for _ in range(2))
+    for size in (1, 50):
+        answer = world.service.call(operation, {"MaxResults": size})
+        key = "Commands" if operation == "ListCommands" else "CommandInvocations"
+        assert len(answer[key]) == min(size, 2)
+    for size in (0, 51, -1):
+        request: dict[str, object] = {"CommandId": command_id, "MaxResults": size}
+        assert code_of(world, operation, request) == "ValidationException"
 
 
 def test_filters() -> None:
