@@ -48,6 +48,7 @@ from poormanray.jobs.track import (
 )
 from poormanray.jobs.trust import unproved
 from poormanray.ledger import TaskState
+from poormanray.model import readable_s
 from poormanray.remote import CHUNK, Flight, Order, Remote, Reply
 from poormanray.shell import Call
 
@@ -154,6 +155,7 @@ class Follower:
             if self._clock.now_s() >= self._until_s:
                 self.gave_up_waiting = True
                 return
+            yield from self._check_lost()
             yield from self._send_what_is_due()
             yield from self._check_refused()
             yield from self._report_successes()
@@ -193,6 +195,9 @@ class Follower:
         looks += islice(held, 1)
         if self._refused():
             looks.append(self._clock.now_s() + RETRY_PAUSE_S)
+        if self._lost_after_s and self._wanted.live:
+            silent = [t for t in tracks if t.silent and needs_look(t, self._wanted)]
+            looks += [self._lost_at_s(track) for track in silent]
         if self.mover and (at_s := self.mover.due_s(self._clock.now_s())) is not None:
             looks.append(at_s)
         return looks + [t.read_due_s for t in tracks if t.waits_to_read]
@@ -548,10 +553,6 @@ class Follower:
             if told:
                 yield HostProblem(track.host, why)
             return
-        silent_s = now_s - (track.answered_at_s or now_s)
-        if track.silent and self._lost_after_s and silent_s >= self._lost_after_s:
-            yield from self._give_up(track, f"{track.problem}; it counts as lost", Contact.LOST)
-            return
         if told:
             yield told
         if not track.looking:
@@ -586,6 +587,22 @@ class Follower:
                 yield from self._give_up(track, fate.why, fate.contact)
             elif track.silent or track.silent_s(now_s) > most_s + SILENT_S:
                 yield from self._unresponsive(track, "", now_s)
+
+    def _lost_at_s(self, track: Track) -> float:
+        """Return when an instance without a response counts as lost."""
+        return (track.answered_at_s or 0.0) + self._lost_after_s
+
+    def _check_lost(self) -> Iterator[Happening]:
+        """Count instances as lost that have not responded for as long as the user said."""
+        if not (self._lost_after_s and self._wanted.live):
+            return
+        now_s = self._clock.now_s()
+        for track in list(self.tracks.values()):
+            owes = track.silent or track.silent_s(now_s) > self._cadence.silence_s
+            if owes and now_s >= self._lost_at_s(track):
+                silent_s = now_s - (track.answered_at_s or now_s)
+                why = f"no response for {readable_s(silent_s)}; it counts as lost"
+                yield from self._give_up(track, why, Contact.LOST)
 
     def _forget(self, track: Track) -> None:
         """Wait no longer for what an instance was asked that has gone."""
