@@ -136,3 +136,22 @@ def test_a_submission_that_was_cut_off_goes_on_without_who_has_gone(
     # Three of them were on the instance that has gone; none runs twice.
     assert found["counts"]["SUCCEEDED"] + found["counts"]["LOST"] == 6
     assert {task["attempt"] for task in found["tasks"]} == {1}
+
+
+def test_a_cancel_of_two_jobs_under_one_id_names_who_cannot_be_asked(
+    pmr: Pmr, new_cluster: Callable[[str, int], str]
+) -> None:
+    name, job = new_cluster("twofold", 3), new_job_id()
+    for number in (0, 1):
+        words = ("--job-id", job, "-i", f"{name}-000{number}", "-c", f"sleep 30{number}")
+        process = begun(pmr, "run", "-n", name, "-d", *words, early=True)
+        told(process)
+    stranger = pmr("cancel", job, "-n", name, "-i", "nobody", check=False)
+    assert (stranger.returncode, "has no instance nobody" in stranger.stderr) == (3, True)
+    # Whether the third one has a job under this id, nobody can say.
+    pmr("pause", "-n", name, "-i", f"{name}-0002")
+    missed = pmr("cancel", job, "-n", name, check=False)
+    assert missed.returncode == 4
+    assert f"job {job}: " in missed.stdout
+    assert f"[{name}-0002] not cancelled, its tasks may run on" in missed.stderr
+    assert f"pmr cancel {job} -n {name} -i {name}-0002" in missed.stderr

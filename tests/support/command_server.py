@@ -33,9 +33,11 @@ class CommandServer:
 
     _socket: socket.socket = field(init=False)
     _process: subprocess.Popen[bytes] = field(init=False)
+    _env: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start the server."""
+        """Start the server, in an environment without settings of Python for the tests."""
+        self._env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -43,6 +45,7 @@ class CommandServer:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd=REPO,
+                env=self._env,
             )
 
     def close(self) -> None:
@@ -60,7 +63,7 @@ class CommandServer:
         timeout: float,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `pmr WORDS` to its end, as `subprocess.run` with `capture_output` does."""
-        if _at_start(env) != _at_start(os.environ):
+        if _at_start(env) != _at_start(self._env):
             return subprocess.run(
                 [Path(sys.executable).with_name("pmr"), *words],
                 input=stdin,

@@ -36,13 +36,13 @@ from poormanray.jobs.listing import (
     find_with_events,
     id_in,
     list_jobs,
+    possible_hosts,
     resolve,
 )
 from poormanray.jobs.moving import Turns
 from poormanray.jobs.outcome import tracks_of
 from poormanray.jobs.presence import Fate
 from poormanray.jobs.track import Contact, Track, Wanted
-from poormanray.manifest import Host
 from poormanray.model import Selection, readable_s
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def cancel(
     except JobConflict:
         if not (job_id := id_in(job)):
             raise
-        return _cancel_all(app, fleet, job_id, task)
+        return _cancel_all(app, fleet, job_id, task, instance_ids)
     hosts = list(chosen_hosts(known, instance_ids))
     # A task may have moved since: whoever does not have it has nothing to end.
     if not hosts or (task is not None and task not in known.manifest.task_names):
@@ -238,9 +238,9 @@ def cancel(
     return _show_cancelled(app, name, job_id, task, cancel_on(fleet, job_id, hosts, task=task))
 
 
-def _cancel_all(app: App, fleet: Fleet, job_id: str, task: int | None) -> int:
+def _cancel_all(app: App, fleet: Fleet, job_id: str, task: int | None, words: Sequence[str]) -> int:
     """End every job that has this id: of several, no instance's word on the others counts."""
-    hosts = [Host(one.host_index, one.instance_id, one.name, ()) for one in fleet.ready]
+    hosts = possible_hosts(fleet, job_id, words)
     done = cancel_on(fleet, job_id, hosts, task=task)
     there = [one for one in done if not one.absent]
     return _show_cancelled(app, fleet.cluster, job_id, task, there)

@@ -506,12 +506,25 @@ def chosen_hosts(known: Known, words: Sequence[str]) -> list[Host]:
     Raises:
         NotFound: the job has no such instance.
     """
-    hosts, job = known.manifest.hosts, known.summary
+    return _chosen(known.manifest.hosts, words, known.summary.job_id, known.summary.cluster)
+
+
+def possible_hosts(fleet: Fleet, job_id: str, words: Sequence[str]) -> list[Host]:
+    """Return the instances that may have a job, also those that cannot be asked now.
+
+    For a job of which no instance's description counts; otherwise as `chosen_hosts`.
+    """
+    away = [one for one, _ in fleet.left_out if _may_have(one, job_id)]
+    some = [Host(one.host_index, one.instance_id, one.name, ()) for one in (*fleet.ready, *away)]
+    return _chosen(some, words, job_id, fleet.cluster)
+
+
+def _chosen(hosts: Sequence[Host], words: Sequence[str], job_id: str, cluster: str) -> list[Host]:
     there = {word for host in hosts for word in (host.instance_id, host.name)}
     if missing := [word for word in words if word not in there]:
         raise NotFound(
-            f"job {job.job_id} has no instance {', '.join(missing)}",
-            f"pmr status {job.job_id} -n {job.cluster} lists its instances",
+            f"job {job_id} has no instance {', '.join(missing)}",
+            f"pmr status {job_id} -n {cluster} lists its instances",
         )
     return [one for one in hosts if not words or {one.instance_id, one.name} & {*words}]
 
