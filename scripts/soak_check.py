@@ -180,6 +180,9 @@ def _task(job: Job, view: View, told: Told) -> list[str]:
             wrong = _cancelled(job, ran)
         case "LOST":
             wrong = _lost(job, view, told, ran)
+        case "PENDING" | "RUNNING" if _unresponsive(job, told):
+            # Its instance may not respond: it is waited for as long as the client watches.
+            wrong = []
         case "PENDING":
             wrong = _suspended(job, view, told)
         case state:
@@ -228,6 +231,12 @@ def _lost(job: Job, view: View, told: Told, ran: Ran | None) -> list[str]:
     ):
         return [f"LOST ({told.reason}), and it had ended long before the fault"]
     return []
+
+
+def _unresponsive(job: Job, told: Told) -> bool:
+    """Say whether a client stopped watching while an instance did not respond."""
+    silent = told.reason.startswith("no response") or (not told.reason and told.state == "RUNNING")
+    return silent and bool(job.strikes(told.instance, UNREACHED))
 
 
 def _suspended(job: Job, view: View, told: Told) -> list[str]:

@@ -16,6 +16,8 @@ from scripts.soak_plan import TIME_SCALE, Fault, JobPlan, Plan
 LOOK_S = 0.1
 # What a client may take for itself and for waiting on a busy machine, in wall seconds.
 PATIENCE_S = 90.0
+# How long a client may take once it stops watching.
+LAST_WORDS_S = 25.0
 # How much longer a fault can make a client, in seconds of the cloud's time.
 SLOW_S = {
     "instance-crash": 600,
@@ -71,11 +73,23 @@ class Play:
 
     def start(self, *words: str, work_s: float = 0.0, kill_at_s: float | None = None) -> Client:
         """Start a client, with a deadline for what it has to do under the round's faults."""
-        deadline_s = PATIENCE_S + work_s + slowness_s(self.plan.faults)
+        deadline_s = self.deadline_s(work_s)
         keyed = self.weather.keyed
         client = self.cloud.start(*words, deadline_s=deadline_s, kill_at_s=kill_at_s, keyed=keyed)
         self.clients.append(client)
         return client
+
+    def deadline_s(self, work_s: float) -> float:
+        """Return how many wall seconds a client may take."""
+        return PATIENCE_S + work_s + slowness_s(self.plan.faults)
+
+    def until(self, work_s: float) -> list[str]:
+        """Return the words that let a client stop watching a little before its deadline.
+
+        An instance that runs and does not respond is waited for as long as the user wants.
+        """
+        cloud_s = (self.deadline_s(work_s) - LAST_WORDS_S) * TIME_SCALE
+        return ["--wait-timeout", f"{cloud_s:.0f}s"]
 
     def attend(self, client: Client) -> None:
         """Wait until a client has ended, and look for what must never be."""
@@ -166,12 +180,14 @@ class JobPlay:
         words += ["--env", f"SOAK_WITNESS={self.play.cloud.witness_inside}"]
         words += ["-T", f"{job.timeout_s}s"] if job.timeout_s else []
         words += ["--job-id", self.job_id] if self.job_id else []
+        words += [] if job.detach else self.play.until(self.work_s)
         if job.kind == "run":
             return [*words, "-s", str(self._scripts / "000")]
         return [*words, "--slots", str(job.slots), str(self._scripts)]
 
     def _logs(self) -> list[str]:
-        return ["logs", "-f", "--json", self.job_id, "-n", self.play.plan.name]
+        words = ["logs", "-f", "--json", self.job_id, "-n", self.play.plan.name]
+        return [*words, *self.play.until(self.work_s)]
 
     # --- the road ------------------------------------------------------------------------------
 

@@ -304,6 +304,13 @@ def test_options_of_gnu_parallel_are_answered(
     assert "  next: " in told
 
 
+def test_a_key_file_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = ended(["map", "-n", "c", "-k", "echo", "{}", ":::", "a"], capsys)
+    assert code == 2
+    assert "there is no file 'echo'" in told
+    assert "  next: leave -k out" in told
+
+
 def test_every_command_prints_json() -> None:
     without = [
         path

@@ -103,6 +103,22 @@ def test_suspended_only_on_a_stopped_instance() -> None:
     assert "is not stopped" in wrong(stopped, never)
 
 
+def test_unresponsive_only_where_a_fault_explains_it() -> None:
+    for state, reason in (
+        ("RUNNING", ""),
+        ("RUNNING", "no response for 9 min"),
+        ("PENDING", "no response"),
+    ):
+        waits = Told(0, ONE, state, None, reason=reason)
+        view = replace(VIEW, tasks=(waits, TOLD[1]), exit_code=4)
+        unborn = replace(JOB, ran=JOB.ran[1:])
+        assert wrong(unborn, view) != ""
+        assert wrong(replace(unborn, struck=(Struck("agent-hibernate", TWO, 99.0),)), view) != ""
+        crashed = replace(unborn, struck=(Struck("instance-crash", ONE, 99.0),))
+        assert wrong(crashed, view) == ""
+        assert "exit code" in wrong(crashed, replace(view, exit_code=0))
+
+
 def test_lost_only_where_a_fault_explains_it() -> None:
     assert "no fault explains it" in wrong(view=LOST)
     elsewhere = replace(JOB, struck=(Struck("runner-kill", TWO, 100.5),))

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
@@ -269,8 +270,14 @@ def _region(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return value
 
 
-def _no_ssh(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+def _no_ssh(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None:
+        # To GNU parallel it is a flag: what follows it is the first word of the command.
+        if ctx.command.name == "map" and not Path(value).expanduser().exists():
+            raise UsageProblem(
+                f"-k takes the key file of old scripts, and there is no file {value!r}",
+                "leave -k out: no SSH is used; pmr logs JOB shows output by task",
+            )
         Output().note("-k/--ssh-key-path has no effect: no SSH is used, so no key is needed")
 
 

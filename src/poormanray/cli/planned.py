@@ -81,7 +81,8 @@ def show_again(out: Output, job_id: str, chosen: Sequence[Outcome], waiting: int
             (str(one.task), one.name, str(one.status.attempt + 1), one.why or ending(one.status))
             for one in chosen[:SHOWN_AGAIN]
         ]
-        out.table(("TASK", "SCRIPT", "ATTEMPT", "HOW THE LAST ONE ENDED"), rows)
+        columns = ("TASK", "SCRIPT", "ATTEMPT", "HOW THE LAST ONE ENDED")
+        out.table(columns, rows, spare=("ATTEMPT",))
     if len(chosen) > SHOWN_AGAIN:
         out.line(f"and {len(chosen) - SHOWN_AGAIN} more (--json lists all)")
     out.document(

@@ -77,6 +77,7 @@ class _View:
             out.table(
                 ("TASK", "SCRIPT", "INSTANCE", "ATTEMPT", "STATE", "SECONDS", "WHY"),
                 [_task_cells(one) for one in self.found],
+                spare=("ATTEMPT", "SECONDS"),
             )
 
 
