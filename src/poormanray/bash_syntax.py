@@ -79,6 +79,8 @@ _OPERATOR = re.compile(r"\n|;;&|;;|;&|&&|\|\||\|&|[;&|]")
 _FUNCTION = re.compile(r"[ \t]*\)")
 _ODD_BACKSLASHES = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _WITH_DEFAULT = re.compile(r"\$\{!?\w+(?:\[[^\]]*\])?:?[-=+?]")
+# An element of an array, a part of a value, or the value of the variable that another one names.
+_CALCULATING = re.compile(r"\$\{(?:!|#?\w+(?=\[|:(?![-=+?])))")
 _ECHOING = {"echo", "printf"}
 _FILE_READING = {"cat", "zcat", "tac", "head", "tail"}
 
@@ -95,6 +97,8 @@ class Reader:
         self.parts: list[str | Place] = []
         self.commands: list[Command] = []
         self.places: list[tuple[int, int, Place]] = []
+        # Where bash calculates, and so evaluates the values of variables once more.
+        self.arithmetic: list[tuple[int, int]] = []
         self._added = added
         self._at = self._copied = 0
         self._end = len(text)
@@ -157,6 +161,11 @@ class Reader:
                 self._copied = token.end()
         self._at = end
         return self.text[start:end]
+
+    def _calculates(self, start: int, end: int) -> str:
+        """Go on after a stretch of text in which bash calculates."""
+        self.arithmetic.append((start, end))
+        return self._verbatim(start, end)
 
     def _place_in(self, start: int, end: int) -> re.Match[str] | None:
         for token in TOKEN.finditer(self.text, start, end):
@@ -248,7 +257,7 @@ class Reader:
             start, end = self._at, self._arithmetic_end(self._at + 2)
             if end:
                 self._check_arithmetic(start, end)
-                self._verbatim(start, end)
+                self._calculates(start, end)
                 command.ended = True
                 return command
         self._at += 1
@@ -411,7 +420,7 @@ class Reader:
         end = self._closed(start + 1, "[", Quoting.NONE)
         if self._place_in(start, end):
             raise refused_name()
-        return self._verbatim(start, end)
+        return self._calculates(start, end)
 
     def _inner(self, word: Word) -> bool:
         """Say whether a parenthesis is a part of a word: of an array, or a pattern."""
@@ -505,7 +514,7 @@ class Reader:
         start = self._at
         if self._char(2) == "(" and (end := self._arithmetic_end(start + 3)):
             self._check_arithmetic(start, end)
-            self._verbatim(start, end)
+            self._calculates(start, end)
             word.text += A_RESULT
             return
         before = len(self.places)
@@ -529,6 +538,10 @@ class Reader:
             raise refused("$'…'", self.text[:start] + text + self.text[end:])
         word.bare = False
         raw = self._verbatim(start, end)
+        if opener == "[":
+            self.arithmetic.append((start, end))
+        elif opener == "{" and (found := _CALCULATING.match(raw)):
+            self.arithmetic.append((start + found.end(), end))
         word.text += raw[2:-1] if opener == "'" else A_RESULT
 
     def _closed(self, at: int, opener: str, quoting: Quoting) -> int:

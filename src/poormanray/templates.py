@@ -6,7 +6,7 @@ import itertools
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from poormanray.bash_syntax import (
@@ -52,6 +52,7 @@ def _read(command: str, *, added: bool = False) -> tuple[str | Place, ...]:
     parts = reader.read()
     for one in reader.commands:
         _judge(reader, one)
+    _judge_arithmetic(reader)
     return parts
 
 
@@ -231,6 +232,7 @@ _EXECUTING = re.compile(r"-(exec|ok)(dir)?")
 # With one of these, an interpreter needs no program.
 _NO_PROGRAM = {"--version", "--help", "-V", "-v", "-h", "version", "help"}
 _SHELL_QUOTED = re.compile(r"\$\([ \t]*printf[ \t]+%q[ \t][^()]*\)")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER_TESTS = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge"}
 
 
@@ -337,18 +339,91 @@ def _judge_program(reader: Reader, command: Command, words: Sequence[Word]) -> N
 
 
 def _holders(reader: Reader) -> set[str]:
-    """Return the variables that the command itself gives an entry to."""
+    """Return the variables that the command itself gives an entry to, or the name of such a one."""
     found: set[str] = set()
+    given: list[tuple[str, str]] = []
+    fed = any(map(writes_entry, reader.commands))
     for command in reader.commands:
         texts = [one.text for one in command.words]
         if texts[:1] in (["for"], ["select"]) and any(one.has_place for one in command.words[2:]):
             found.update(texts[1:2])
-        found.update(
-            re.split(r"\+?=", one.text)[0]
-            for one in command.words
-            if one.has_place and re.match(r"[A-Za-z_]\w*\+?=", one.text)
-        )
+        if fed and command.program and command.program[0].base in _NAMING:
+            found.update(text for text in texts if _IDENTIFIER.fullmatch(text))
+        for one in command.words:
+            if re.match(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=", one.text):
+                name = re.split(r"[\[+=]", one.text)[0]
+                given.append((name, reader.text[one.start : one.end].partition("=")[2]))
+                found.update([name] if one.has_place else [])
+    # `let y` evaluates what y holds, and so x where that is "x".
+    more = found
+    while more:
+        naming = _any_of(found)
+        more = {name for name, value in given if naming.search(value)} - found
+        found |= more
     return found
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Match the names of variables whose values are used: not where one is only given a value."""
+    return re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b(?!=(?!=))")
+
+
+def _judge_arithmetic(reader: Reader) -> None:
+    """Refuse to calculate with a variable that holds an entry: bash runs what its brackets hold.
+
+    Raises:
+        UsageProblem: nothing sees to it that the variable holds a number.
+    """
+    holders = {one for one in _holders(reader) if whole_number("", one) not in reader.text}
+    if not holders:
+        return
+    naming = _any_of(holders)
+    for start, end in (*reader.arithmetic, *_calculated(reader)):
+        if found := naming.search(reader.text, start, end):
+            at, apart = _before(reader, start)
+            line = reader.text[:at].rstrip(" ") + "; " if apart else reader.text[:at]
+            line += whole_number("", found[1]) + reader.text[at:]
+            raise refused("a variable that bash calculates with", line)
+
+
+def _calculated(reader: Reader) -> Iterator[tuple[int, int]]:
+    """Yield where words stand that a command calculates with, or takes for a variable's name."""
+    for command in reader.commands:
+        words = command.program
+        name = words[0].base if words else ""
+        texts = [one.text for one in words]
+        if name == "let":
+            yield words[0].end, words[-1].end
+        for one, other in itertools.pairwise(words):
+            numbers = name == "[[" and {one.text, other.text} & _NUMBER_TESTS
+            named = name in ("[[", "[", "test", "printf") and one.text in ("-v", "-R")
+            if numbers or named:
+                yield one.start, other.end
+        if name in _NAMING:
+            yield from ((one.start, one.end) for one in words[1:] if A_RESULT in one.text)
+        if name in _DECLARING:
+            counts = any(re.fullmatch(r"-[A-Za-z]*[in][A-Za-z]*", text) for text in texts)
+            results = [one for one in words[1:] if counts or A_RESULT in one.text.split("=")[0]]
+            yield from ((one.start, one.end) for one in results)
+
+
+def _before(reader: Reader, at: int) -> tuple[int, bool]:
+    """Return where the command begins that this belongs to, and whether assignments precede it."""
+    within = [
+        command
+        for command in reader.commands
+        if command.words
+        and command.words[0].start <= at
+        # What is calculated in `for ((` is no word.
+        and (at <= command.words[-1].end or not reader.text[command.words[-1].end : at].strip())
+    ]
+    if not within:
+        return at, False
+    words = max(within, key=lambda one: one.words[0].start)
+    program = words.program
+    if not program:
+        return words.words[0].start, False
+    return program[0].start, program[0] is not words.words[0]
 
 
 def _refuse_holders(reader: Reader, name: str, words: Sequence[Word], code: Sequence[Word]) -> None:

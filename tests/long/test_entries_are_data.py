@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from poormanray.errors import UsageProblem
@@ -150,6 +150,7 @@ ATTACKS = (
 
 
 @pytest.mark.timeout(900)
+@example(["x=", "{}", "echo ", "let ", "case x in "])
 @settings(max_examples=2_000, suppress_health_check=ALL_CHECKS)
 @given(
     pieces=st.lists(

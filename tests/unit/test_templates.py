@@ -180,6 +180,10 @@ def line(entry: str) -> str:
     return f"{entry}\n"
 
 
+def not_seven(entry: str) -> str:
+    return "" if entry == "7" else "no\n"
+
+
 REFUSED = [
     Refused("cat <<'END'\n{} $x \\ `a`\nEND", "quoted here-doc", lambda e: f"{e} $x \\ `a`\n"),
     Refused("cat <<\\END\n{}\nEND", "quoted here-document", line),
@@ -191,9 +195,22 @@ REFUSED = [
     Refused("((x = {})); echo $x", "arithmetic", line, NUMBERS),
     Refused("let 'x = {}'; echo $x", "words of let", line, NUMBERS),
     Refused("for ((i = {}; i < 9; i++)); do :; done", "arithmetic", lambda _: "", NUMBERS),
-    Refused(
-        "[[ {} -eq 7 ]] || echo no", "arithmetic", lambda e: "" if e == "7" else "no\n", NUMBERS
-    ),
+    Refused("[[ {} -eq 7 ]] || echo no", "arithmetic", not_seven, NUMBERS),
+    # Also by way of a variable that holds it.
+    Refused("x={}; echo $((x + 1))", "calculates", lambda e: f"{int(e) + 1}\n", NUMBERS),
+    Refused("x={}; ((y = x)); echo $y", "calculates", line, NUMBERS),
+    Refused("x={} let y=x; echo ${y:-none}", "calculates", line, NUMBERS),
+    Refused("x={}; y=x; echo $((y))", "calculates", None),
+    Refused("x={}echo let case x in ", "calculates", None),
+    Refused("x={}; [[ x -eq 7 ]] || echo no", "calculates", not_seven, NUMBERS),
+    Refused("x={}; for ((i = x; i < 9; i++)); do :; done", "calculates", lambda _: "", NUMBERS),
+    Refused("x={}; a=(a b); echo ${a[x]}", "calculates", lambda _: "a\n", ["0"]),
+    Refused("x={}; y=abc; echo ${y:x:1}", "calculates", lambda _: "a\n", ["0"]),
+    Refused("x={}; declare -i y=x; echo $y", "calculates", line, NUMBERS),
+    Refused("for x in {}; do echo $[x]; done", "calculates", line, NUMBERS),
+    Refused("read x <<<{}; echo $((x))", "calculates", line, NUMBERS),
+    Refused("echo {} | while read x; do echo $((x)); done", "calculates", line, NUMBERS),
+    Refused('x={}; [ -v "$x" ] || echo no', "calculates", lambda _: "no\n", ["7", "-1"]),
     Refused('printf %s "${x:-{}}"', r"\${…}", str),
     Refused("printf %s ${x:-{}}", r"\${…}", str),
     Refused('printf %s "${{}%b}"', r"\${…}", lambda e: e.removesuffix("b")),
