@@ -150,7 +150,7 @@ ATTACKS = (
 
 
 @pytest.mark.timeout(900)
-@example(["x=", "{}", "echo ", "let ", "case x in "])
+@example(pieces=["x=", "{}", "echo ", "let ", "case x in "])
 @settings(max_examples=2_000, suppress_health_check=ALL_CHECKS)
 @given(
     pieces=st.lists(
