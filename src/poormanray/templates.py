@@ -255,8 +255,20 @@ def _judge(reader: Reader, command: Command) -> None:
         if word.has_place and re.match(r"[A-Za-z_]\w*\[[^\]]*\0\{[^\]]*\]\+?=", word.text):
             raise refused_name()
     words = command.program
-    if not words:
-        return
+    if words:
+        _judge_words(reader, command, words)
+    # A variable without a value is no word: the next one is the program then.
+    while words and _may_vanish(reader, words[0]):
+        words = words[1:]
+        if words:
+            _judge_words(reader, command, words)
+
+
+def _may_vanish(reader: Reader, word: Word) -> bool:
+    return not word.text.replace(A_RESULT, "") and reader.text[word.start] not in "'\""
+
+
+def _judge_words(reader: Reader, command: Command, words: Sequence[Word]) -> None:
     if words[0].bare and words[0].text == "[[":
         _judge_conditional(reader, words)
         return

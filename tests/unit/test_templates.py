@@ -196,6 +196,10 @@ REFUSED = [
     Refused("let 'x = {}'; echo $x", "words of let", line, NUMBERS),
     Refused("for ((i = {}; i < 9; i++)); do :; done", "arithmetic", lambda _: "", NUMBERS),
     Refused("[[ {} -eq 7 ]] || echo no", "arithmetic", not_seven, NUMBERS),
+    # The program, where what stands before it comes to nothing.
+    Refused("$NONE eval {}", "words of eval", None),
+    Refused("$NONE $(true) let {}", "words of let", None),
+    Refused("${NONE} read {}", "the name of a variable", None),
     # Also by way of a variable that holds it.
     Refused("x={}; echo $((x + 1))", "calculates", lambda e: f"{int(e) + 1}\n", NUMBERS),
     Refused("x={}; ((y = x)); echo $y", "calculates", line, NUMBERS),
