@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -26,9 +25,6 @@ MANY, FLEET = 10_000, 50
 FAILING = 33  # one in so many of the tasks fails
 SCRIPT_BYTES = 2048
 REPORTS = 3
-# For five minutes after files were deleted, ext4 searches for each new file past the inodes of
-# those: on disk, the time of a short task depends on what ran before (2.1 s became 3.1 s).
-MEMORY = Path("/dev/shm")  # noqa: S108 (a folder with a random name is made there)
 # How much slower than the best schedule, with equal instances and with one of half the speed.
 BALANCED, BALANCED_SLOW = 1.10, 1.15
 
@@ -53,9 +49,7 @@ def _overhead() -> Iterator[Figure]:
     best: dict[str, float] = {}
     numbers = "\n".join(map(str, range(SHORT_TASKS)))
     array = f"0-{SHORT_TASKS - 1}"
-    parent = MEMORY if os.access(MEMORY, os.W_OK) else None
-    where = "files on disk" if parent is None else "files in memory"
-    with cloud(parent=parent) as own, cluster(own, "short", 1) as name:
+    with cloud() as own, cluster(own, "short", 1) as name:
         joblog = own.folder / "joblog"
         peers = {
             PARALLEL: ["parallel", "-j2", "--joblog", str(joblog), "true"],
@@ -67,19 +61,11 @@ def _overhead() -> Iterator[Figure]:
             for peer, words in peers.items():
                 if shutil.which(words[0]):
                     began_s = time.monotonic()
-                    environment = {**os.environ, "TMPDIR": str(own.folder)}
-                    subprocess.run(
-                        words,
-                        input=numbers,
-                        text=True,
-                        check=True,
-                        cwd=own.folder,
-                        env=environment,
-                    )
+                    subprocess.run(words, input=numbers, text=True, check=True, cwd=own.folder)
                     took[peer] = time.monotonic() - began_s
             best = {each: min(seconds, best.get(each, seconds)) for each, seconds in took.items()}
     for each, seconds in best.items():
-        yield Figure(f"{what}, {each}", seconds, "s", None, f"the best of {TURNS}, {where}")
+        yield Figure(f"{what}, {each}", seconds, "s", None, f"the best of {TURNS}")
     for peer, limit in ((PARALLEL, 1.0), (XARGS, 6.0)):
         if peer in best:
             yield Figure(f"{what}, by {peer.split(' -')[0]}", best[OURS] / best[peer], "x", limit)

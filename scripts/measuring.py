@@ -105,10 +105,10 @@ def end_on_sigterm() -> None:
 
 
 @contextmanager
-def cloud(*settings: str, parent: Path | None = None) -> Iterator[Cloud]:
-    """Start a cloud with settings such as `ssm_rate=5`, in a new folder below `parent`; end it."""
+def cloud(*settings: str) -> Iterator[Cloud]:
+    """Start a cloud with settings such as `ssm_rate=5`, and end it."""
     # A short path: sockets below it must stay under 108 characters.
-    folder = Path(tempfile.mkdtemp(prefix="b-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix="b-"))
     own = Cloud(folder)
     try:
         own("local", "up", *(word for setting in settings for word in ("--set", setting)))

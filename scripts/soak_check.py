@@ -29,6 +29,8 @@ ENDING = frozenset(
 )
 # What keeps an instance from being asked until a client gives up.
 UNREACHED = LOSING | {"agent-hibernate", "clock-skew"}
+# What leaves an instance running and without a response for good.
+UNRESPONSIVE = frozenset({"instance-crash", "agent-hibernate", "clock-skew"})
 # What keeps an instance from an only question of a minute: agents are back after 90 s.
 UNASKED = UNREACHED | {"agent-kill"}
 # Where a client says that a log has a gap.
@@ -235,8 +237,8 @@ def _lost(job: Job, view: View, told: Told, ran: Ran | None) -> list[str]:
 
 def _unresponsive(job: Job, told: Told) -> bool:
     """Say whether a client stopped watching while an instance did not respond."""
-    silent = told.reason.startswith("no response") or (not told.reason and told.state == "RUNNING")
-    return silent and bool(job.strikes(told.instance, UNREACHED))
+    silent = told.reason.startswith("no response")
+    return silent and bool(job.strikes(told.instance, UNRESPONSIVE))
 
 
 def _suspended(job: Job, view: View, told: Told) -> list[str]:

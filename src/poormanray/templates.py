@@ -254,18 +254,28 @@ def _judge(reader: Reader, command: Command) -> None:
     for word in command.words:
         if word.has_place and re.match(r"[A-Za-z_]\w*\[[^\]]*\0\{[^\]]*\]\+?=", word.text):
             raise refused_name()
-    words = command.program
-    if words:
+    for words in _programs(reader, command):
         _judge_words(reader, command, words)
-    # A variable without a value is no word: the next one is the program then.
-    while words and _may_vanish(reader, words[0]):
-        words = words[1:]
-        if words:
-            _judge_words(reader, command, words)
+
+
+def _programs(reader: Reader, command: Command) -> Iterator[Sequence[Word]]:
+    """Yield the words of a command from each one on that bash may take for the program."""
+    words: Sequence[Word] = command.program
+    while words:
+        yield words
+        if words[0].text in ("command", "builtin"):
+            words = list(itertools.dropwhile(lambda one: one.text.startswith("-"), words[1:]))
+        elif _may_vanish(reader, words[0]):
+            words = words[1:]
+        else:
+            return
 
 
 def _may_vanish(reader: Reader, word: Word) -> bool:
-    return not word.text.replace(A_RESULT, "") and reader.text[word.start] not in "'\""
+    """Say whether a word can come to nothing: a variable without a value, also a list in quotes."""
+    source = reader.text[word.start : word.end]
+    unquoted = source[:1] not in ("'", '"') or "@" in source
+    return unquoted and not word.text.replace(A_RESULT, "")
 
 
 def _judge_words(reader: Reader, command: Command, words: Sequence[Word]) -> None:
@@ -359,7 +369,7 @@ def _holders(reader: Reader) -> set[str]:
         texts = [one.text for one in command.words]
         if texts[:1] in (["for"], ["select"]) and any(one.has_place for one in command.words[2:]):
             found.update(texts[1:2])
-        if fed and command.program and command.program[0].base in _NAMING:
+        if fed and any(words[0].base in _NAMING for words in _programs(reader, command)):
             found.update(text for text in texts if _IDENTIFIER.fullmatch(text))
         for one in command.words:
             if re.match(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=", one.text):
@@ -386,12 +396,10 @@ def _judge_arithmetic(reader: Reader) -> None:
     Raises:
         UsageProblem: nothing sees to it that the variable holds a number.
     """
-    holders = {one for one in _holders(reader) if whole_number("", one) not in reader.text}
-    if not holders:
-        return
-    naming = _any_of(holders)
-    for start, end in (*reader.arithmetic, *_calculated(reader)):
-        if found := naming.search(reader.text, start, end):
+    holders = _holders(reader)
+    for start, end in (*reader.arithmetic, *_calculated(reader)) if holders else ():
+        unchecked = {one for one in holders if whole_number("", one) not in reader.text[:start]}
+        if unchecked and (found := _any_of(unchecked).search(reader.text, start, end)):
             at, apart = _before(reader, start)
             line = reader.text[:at].rstrip(" ") + "; " if apart else reader.text[:at]
             line += whole_number("", found[1]) + reader.text[at:]
@@ -400,9 +408,9 @@ def _judge_arithmetic(reader: Reader) -> None:
 
 def _calculated(reader: Reader) -> Iterator[tuple[int, int]]:
     """Yield where words stand that a command calculates with, or takes for a variable's name."""
-    for command in reader.commands:
-        words = command.program
-        name = words[0].base if words else ""
+    programs = (words for one in reader.commands for words in _programs(reader, one))
+    for words in programs:
+        name = words[0].base
         texts = [one.text for one in words]
         if name == "let":
             yield words[0].end, words[-1].end

@@ -171,3 +171,7 @@ def test_it_fits_a_terminal(pmr: Pmr, cluster: str, job: str) -> None:
     assert len(lines) <= 23
     # Who submitted it may have a long name.
     assert max(map(len, lines[1:])) <= 80
+    every = drawn(pmr, 60, "status", job, "-n", cluster, "--tasks")
+    lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", every).splitlines()
+    assert any("SCRIPT" in line or "script" in line for line in lines)
+    assert max(map(len, lines[1:])) <= 80

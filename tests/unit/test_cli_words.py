@@ -304,10 +304,11 @@ def test_options_of_gnu_parallel_are_answered(
     assert "  next: " in told
 
 
-def test_a_key_file_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    code, told = ended(["map", "-n", "c", "-k", "echo", "{}", ":::", "a"], capsys)
+@pytest.mark.parametrize("word", ["echo", "~nobody-at-all/key", "x" * 5000])
+def test_a_key_file_is_one(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = ended(["map", "-n", "c", "-k", word, "{}", ":::", "a"], capsys)
     assert code == 2
-    assert "there is no file 'echo'" in told
+    assert "there is no file " in told
     assert "  next: leave -k out" in told
 
 

@@ -105,7 +105,6 @@ def test_suspended_only_on_a_stopped_instance() -> None:
 
 def test_unresponsive_only_where_a_fault_explains_it() -> None:
     for state, reason in (
-        ("RUNNING", ""),
         ("RUNNING", "no response for 9 min"),
         ("PENDING", "no response"),
     ):
@@ -117,6 +116,10 @@ def test_unresponsive_only_where_a_fault_explains_it() -> None:
         crashed = replace(unborn, struck=(Struck("instance-crash", ONE, 99.0),))
         assert wrong(crashed, view) == ""
         assert "exit code" in wrong(crashed, replace(view, exit_code=0))
+        unexplained = replace(view, tasks=(replace(waits, reason=""), TOLD[1]))
+        assert wrong(crashed, unexplained) != ""
+        killed = replace(unborn, struck=(Struck("runner-kill", ONE, 99.0),))
+        assert wrong(killed, view) != ""
 
 
 def test_lost_only_where_a_fault_explains_it() -> None:

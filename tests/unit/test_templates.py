@@ -199,6 +199,13 @@ REFUSED = [
     # The program, where what stands before it comes to nothing.
     Refused("$NONE eval {}", "words of eval", None),
     Refused("$NONE $(true) let {}", "words of let", None),
+    Refused('"$@" eval {}', "words of eval", None),
+    Refused('"${none[@]}" eval {}', "words of eval", None),
+    Refused("command $NONE let {}", "words of let", None),
+    Refused("builtin -- trap {} EXIT", "words of trap", None),
+    Refused("x={}; command let x", "calculates", None),
+    Refused("x={}; $NONE builtin let x", "calculates", None),
+    Refused("x={}; echo $((x)); [[ $x =~ ^(0|-?[1-9][0-9]*)$ ]] || exit 2; x=1", "calculates"),
     Refused("${NONE} read {}", "the name of a variable", None),
     # Also by way of a variable that holds it.
     Refused("x={}; echo $((x + 1))", "calculates", lambda e: f"{int(e) + 1}\n", NUMBERS),

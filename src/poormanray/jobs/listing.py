@@ -506,7 +506,9 @@ def chosen_hosts(known: Known, words: Sequence[str]) -> list[Host]:
     Raises:
         NotFound: the job has no such instance.
     """
-    return _chosen(known.manifest.hosts, words, known.summary.job_id, known.summary.cluster)
+    job_id, cluster = known.summary.job_id, known.summary.cluster
+    hint = f"pmr status {job_id} -n {cluster} lists its instances"
+    return _chosen(known.manifest.hosts, words, job_id, hint)
 
 
 def possible_hosts(fleet: Fleet, job_id: str, words: Sequence[str]) -> list[Host]:
@@ -516,16 +518,14 @@ def possible_hosts(fleet: Fleet, job_id: str, words: Sequence[str]) -> list[Host
     """
     away = [one for one, _ in fleet.left_out if _may_have(one, job_id)]
     some = [Host(one.host_index, one.instance_id, one.name, ()) for one in (*fleet.ready, *away)]
-    return _chosen(some, words, job_id, fleet.cluster)
+    hint = f"pmr list -n {fleet.cluster} shows the instances of the cluster"
+    return _chosen(some, words, job_id, hint)
 
 
-def _chosen(hosts: Sequence[Host], words: Sequence[str], job_id: str, cluster: str) -> list[Host]:
+def _chosen(hosts: Sequence[Host], words: Sequence[str], job_id: str, hint: str) -> list[Host]:
     there = {word for host in hosts for word in (host.instance_id, host.name)}
     if missing := [word for word in words if word not in there]:
-        raise NotFound(
-            f"job {job_id} has no instance {', '.join(missing)}",
-            f"pmr status {job_id} -n {cluster} lists its instances",
-        )
+        raise NotFound(f"job {job_id} has no instance {', '.join(missing)}", hint)
     return [one for one in hosts if not words or {one.instance_id, one.name} & {*words}]
 
 
