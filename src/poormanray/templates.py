@@ -508,6 +508,9 @@ def _judge_interpreter(
     _refuse_holders(reader, name, words, code)
     left = command.left
     piped = left is not None and not command.redirected and writes_entry(left)
+    # A shell whose own program is another one hands it the same stdin.
+    inner = (Word(0, text=text) for word in code for text in re.findall(r"[\w./+-]+", word.text))
+    reads_stdin = reads_stdin or (known.of_shell and any(map(_interpreter, inner)))
     if known.fed and reads_stdin and (command.fed or piped):
         raise refused(f"the program text that {name} reads", known.line)
 

@@ -150,6 +150,7 @@ ATTACKS = (
 
 
 @pytest.mark.timeout(900)
+@example(pieces=["sh -c ", "sh -c ", "<<<", "{}"])
 @example(pieces=["$x", "echo ", "eval ", "{}"])
 @example(pieces=["x=", "{}", "echo ", "let ", "case x in "])
 @settings(max_examples=2_000, suppress_health_check=ALL_CHECKS)

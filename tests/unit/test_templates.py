@@ -199,6 +199,8 @@ REFUSED = [
     # The program, where what stands before it comes to nothing.
     Refused("$NONE eval {}", "words of eval", None),
     Refused("$NONE $(true) let {}", "words of let", None),
+    Refused("sh -c sh -c <<<{}", "the program text", None),
+    Refused("echo {} | bash -c 'exec /bin/sh'", "the program text", None),
     Refused('"$@" eval {}', "words of eval", None),
     Refused('"${none[@]}" eval {}', "words of eval", None),
     Refused("command $NONE let {}", "words of let", None),
