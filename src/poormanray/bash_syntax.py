@@ -5,13 +5,16 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from poormanray.entries import ENTRY, TOKEN, Place, Quoting
 from poormanray.errors import UsageProblem
 
 # What a word comes to, as far as the text tells: each begins with NUL, which no argument can hold.
-AN_ENTRY, A_RESULT, QUOTED_ENTRY, A_FILE = "\0{", "\0$", "\0q", "\0p"
+AN_ENTRY, A_RESULT, QUOTED_ENTRY = "\0{", "\0$", "\0q"
+# What another command prints, as a file: with an entry, and without one.
+A_FILE, PLAIN_FILE = "\0p", "\0f"
 
 
 @dataclass(slots=True)
@@ -36,12 +39,18 @@ class Word:
 
 @dataclass(slots=True)
 class Command:
-    """A simple command: its words, and what it reads as its stdin (`fed`: with an entry in it)."""
+    """A simple command: its words, and what it reads as its stdin.
+
+    `given`: where text for it stands; `fed`: with an entry in it. `duplicates`: its stdin is
+    another open file.
+    """
 
     words: list[Word] = field(default_factory=list)
     ended: bool = False
     fed: bool = False
+    given: list[tuple[int, int]] = field(default_factory=list)
     redirected: bool = False
+    duplicates: bool = False
     left: Command | None = None
 
     @property
@@ -81,7 +90,7 @@ _ODD_BACKSLASHES = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _WITH_DEFAULT = re.compile(r"\$\{!?\w+(?:\[[^\]]*\])?:?[-=+?]")
 # An element of an array, a part of a value, or the value of the variable that another one names.
 _CALCULATING = re.compile(r"\$\{(?:!|#?\w+(?=\[|:(?![-=+?])))")
-_ECHOING = {"echo", "printf"}
+_ECHOING = {"echo", "printf", "yes", "basename", "dirname", "realpath", "readlink", "seq", "expr"}
 _FILE_READING = {"cat", "zcat", "tac", "head", "tail"}
 
 
@@ -99,6 +108,7 @@ class Reader:
         self.places: list[tuple[int, int, Place]] = []
         # Where bash calculates, and so evaluates the values of variables once more.
         self.arithmetic: list[tuple[int, int]] = []
+        self.functions: set[str] = set()
         self._added = added
         self._at = self._copied = 0
         self._end = len(text)
@@ -265,6 +275,7 @@ class Reader:
         if found:
             # A function: its name is no command, what follows is.
             self._at = found.end()
+            self.functions.add(words[0].text)
             words.clear()
             return command
         self._list(")")
@@ -287,6 +298,7 @@ class Reader:
             command.words.append(word)
             if [one.text for one in command.words[:1]] == ["function"] and command.words[1:]:
                 # The name of a function: what follows is a command.
+                self.functions.add(word.text)
                 command.words.clear()
         return command
 
@@ -331,8 +343,11 @@ class Reader:
         word = self._word()
         if kind.startswith("<"):
             command.redirected = True
-        if kind == "<<<":
-            command.fed = command.fed or word.has_place
+            command.duplicates = command.duplicates or kind == "<&"
+            command.given.append((start, self._at))
+        if kind in ("<<<", "<"):
+            mark = AN_ENTRY if kind == "<<<" else A_FILE
+            command.fed = command.fed or mark in word.text
         elif kind in ("<<", "<<-"):
             if len(self.places) > before:
                 raise UsageProblem(
@@ -361,6 +376,7 @@ class Reader:
                 while self._at < end:
                     self._expanding(Word(self._at), Quoting.HERE)
                 self._end = limit
+                here.command.given.append((start, end))
                 here.command.fed = here.command.fed or len(self.places) > before
             self._at = after
 
@@ -432,7 +448,7 @@ class Reader:
         self._at += 2 if process else 1
         if process:
             inner = self._list(")")
-            word.text += A_FILE if any(map(writes_entry, inner)) else A_RESULT
+            word.text += A_FILE if any(map(writes_entry, inner)) else PLAIN_FILE
             return
         while self._char() != ")":
             if not self._char():
@@ -520,7 +536,7 @@ class Reader:
         before = len(self.places)
         self._at += 2
         inner = [one for one in self._list(")") if one.words]
-        if len(self.places) == before or (inner and all(map(reads_file, inner))):
+        if len(self.places) == before or all(map(reads_file, inner)):
             word.text += A_RESULT
         else:
             word.text += QUOTED_ENTRY if all(map(quotes_entry, inner)) else AN_ENTRY
@@ -536,13 +552,55 @@ class Reader:
                 self._check_arithmetic(start, end)
             text = TOKEN.sub(lambda t: f"'{t[0]}$'" if t["place"] else t[0], self.text[start:end])
             raise refused("$'…'", self.text[:start] + text + self.text[end:])
-        word.bare = False
-        raw = self._verbatim(start, end)
+        word.bare = word.bare and opener != "'"
+        raw = self.text[start:end]
         if opener == "[":
             self.arithmetic.append((start, end))
         elif opener == "{" and (found := _CALCULATING.match(raw)):
             self.arithmetic.append((start + found.end(), end))
+        elif opener == "{" and raw.endswith("@P}"):
+            self.arithmetic.append((start, end))
+        if opener == "{":
+            self._at = start + 2
+            self._within(end, 1, lambda: self._value(end - 1, quoting))
+        else:
+            self._verbatim(start, end)
         word.text += raw[2:-1] if opener == "'" else A_RESULT
+
+    def _within(self, end: int, closer: int, read: Callable[[], object]) -> None:
+        """Go on at `end`, after reading the commands in what ends there but for its closer.
+
+        Where that cannot be read, a variable in it counts as one that is calculated with.
+        """
+        start, copied, limit = self._at, self._copied, self._end
+        counts = [(one, len(one)) for one in (self.parts, self.commands, self.arithmetic)]
+        waiting, self._here = self._here, []
+        self._end = end - closer
+        try:
+            read()
+            unread = self._at != self._end or bool(self._here)
+        except UsageProblem:
+            unread = True
+        self._end, self._here = limit, waiting
+        if unread:
+            for one, count in counts:
+                del one[count:]
+            self._at, self._copied = start, copied
+            self._verbatim(start, end)
+            self.arithmetic.append((start, end))
+        self._at = end
+
+    def _value(self, end: int, quoting: Quoting) -> None:
+        """Read what stands in `${…}`."""
+        while self._at < end:
+            char = self._char()
+            if char == "\\":
+                self._at = min(self._at + 2, end)
+            elif char == '"' or (char == "'" and quoting is Quoting.NONE):
+                self._at += 1
+                (self._single if char == "'" else self._double)(Word(self._at))
+            elif not self._token(None, Quoting.DOUBLE):
+                self._expand_or_copy(Word(self._at), quoting)
 
     def _closed(self, at: int, opener: str, quoting: Quoting) -> int:
         """Return where `${`, `$[`, `$'` or a plain parenthesis ends, from what follows it."""
@@ -624,7 +682,13 @@ class Reader:
             inner = re.sub(r"\\([\\`$])", r"\1", self.text[start:at])
             line = f"{self.text[: start - 1]}$({inner}){self.text[at + 1 :]}"
             raise refused("backticks", line)
-        self._verbatim(start, at + 1)
+        if "\\" in self.text[start:at]:
+            # What bash makes of it first is not read.
+            self.arithmetic.append((start, at))
+            self._verbatim(start, at + 1)
+        else:
+            self._at = start
+            self._within(at + 1, 1, lambda: self._list(""))
         word.text += A_RESULT
 
 
@@ -642,9 +706,17 @@ def refused(where: str, line: str, *, fed: bool = False) -> UsageProblem:
 
 def writes_entry(command: Command) -> bool:
     """Say whether a command prints an entry itself, or is fed with text that holds one."""
+    files = any(A_FILE in one.text for one in command.words)
+    return command.fed or files or (echoes(command) and any(w.has_place for w in command.words))
+
+
+def echoes(command: Command) -> bool:
+    """Say whether a command prints its own words."""
     words = command.program
-    echoes = bool(words) and words[0].base in _ECHOING
-    return command.fed or (echoes and any(one.has_place for one in words))
+    if words and words[0].base == "env":
+        # Without a program it prints its environment.
+        return all(one.has_place or "=" in one.text for one in words[1:])
+    return bool(words) and words[0].base in _ECHOING
 
 
 def quotes_entry(command: Command) -> bool:
@@ -653,9 +725,12 @@ def quotes_entry(command: Command) -> bool:
 
 
 def reads_file(command: Command) -> bool:
-    """Say whether a command prints files only, which an entry may name."""
+    """Say whether a command prints what is in files only, which an entry may name."""
     words = command.program
-    return not words or words[0].base in _FILE_READING
+    assigned = command.words[: len(command.words) - len(words)]
+    if command.fed or any(one.has_place for one in assigned):
+        return False
+    return not any(one.has_place for one in words) or words[0].base in _FILE_READING
 
 
 def refused_name() -> UsageProblem:

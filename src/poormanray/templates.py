@@ -6,13 +6,24 @@ import itertools
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from poormanray.bash_flow import (
+    COUNTING,
+    DECLARING,
+    NAMING,
+    NAMING_OPTIONS,
+    NUMBER_TESTS,
+    Flow,
+    names_input,
+    programs,
+)
 from poormanray.bash_syntax import (
     A_FILE,
     A_RESULT,
     AN_ENTRY,
+    PLAIN_FILE,
     QUOTED_ENTRY,
     Command,
     Reader,
@@ -20,7 +31,6 @@ from poormanray.bash_syntax import (
     refused,
     refused_name,
     whole_number,
-    writes_entry,
 )
 from poormanray.entries import ENTRY, PLACEHOLDERS, TOKEN, Place, Quoting, Template
 from poormanray.errors import UsageProblem
@@ -50,9 +60,10 @@ def _names_entry(text: str) -> bool:
 def _read(command: str, *, added: bool = False) -> tuple[str | Place, ...]:
     reader = Reader(command, added=added)
     parts = reader.read()
+    flow = Flow(reader)
     for one in reader.commands:
-        _judge(reader, one)
-    _judge_arithmetic(reader)
+        _judge(flow, one)
+    flow.judge()
     return parts
 
 
@@ -215,9 +226,6 @@ _ALL_CODE = {
     *("eval", "trap", "let", "alias", "bind", "complete", "compgen"),
     *("ssh", "slogin", "rsh", "mosh", "watch", "parallel"),
 }
-# What takes names of variables: bash runs what stands in the brackets of one.
-_NAMING = {"read", "unset", "mapfile", "readarray", "getopts"}
-_DECLARING = {"declare", "typeset", "local", "export", "readonly"}
 # These run the command that follows among their words, wherever it begins.
 _RUNNING = {
     *("sudo", "doas", "env", "nice", "nohup", "timeout", "time", "exec", "command", "builtin"),
@@ -231,9 +239,12 @@ _ALSO_A_NAME = {"script", "sg", "R", "let", "alias", "bind", "complete", "trap",
 _EXECUTING = re.compile(r"-(exec|ok)(dir)?")
 # With one of these, an interpreter needs no program.
 _NO_PROGRAM = {"--version", "--help", "-V", "-v", "-h", "version", "help"}
+# What stands between such a command and the one that it runs: options, numbers, assignments.
+_BEFORE_PROGRAM = re.compile(r"[-+]|[0-9.]+[smhd]?\Z|[A-Za-z_]\w*=")
+# What xargs puts in place of what it reads.
+_MARK = re.compile(r"-[IJ](.*)|-i(.+)|--replace=(.+)|(-i|--replace)", re.DOTALL)
+_FILES = (A_FILE, PLAIN_FILE)
 _SHELL_QUOTED = re.compile(r"\$\([ \t]*printf[ \t]+%q[ \t][^()]*\)")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NUMBER_TESTS = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge"}
 
 
 def _interpreter(word: Word) -> _Interpreter | None:
@@ -245,7 +256,7 @@ def _interpreter(word: Word) -> _Interpreter | None:
     return _OTHERS.get(_ALIASES.get(name, name))
 
 
-def _judge(reader: Reader, command: Command) -> None:
+def _judge(flow: Flow, command: Command) -> None:
     """Refuse a command that would run an entry, or take it for more than data.
 
     Raises:
@@ -254,42 +265,47 @@ def _judge(reader: Reader, command: Command) -> None:
     for word in command.words:
         if word.has_place and re.match(r"[A-Za-z_]\w*\[[^\]]*\0\{[^\]]*\]\+?=", word.text):
             raise refused_name()
-    for words in _programs(reader, command):
-        _judge_words(reader, command, words)
+    for words in programs(flow.reader, command):
+        _judge_words(flow, command, words)
 
 
-def _programs(reader: Reader, command: Command) -> Iterator[Sequence[Word]]:
-    """Yield the words of a command from each one on that bash may take for the program."""
-    words: Sequence[Word] = command.program
-    while words:
-        yield words
-        if words[0].text in ("command", "builtin"):
-            words = list(itertools.dropwhile(lambda one: one.text.startswith("-"), words[1:]))
-        elif _may_vanish(reader, words[0]):
-            words = words[1:]
-        else:
-            return
-
-
-def _may_vanish(reader: Reader, word: Word) -> bool:
-    """Say whether a word can come to nothing: a variable without a value, also a list in quotes."""
-    source = reader.text[word.start : word.end]
-    unquoted = source[:1] not in ("'", '"') or "@" in source
-    return unquoted and not word.text.replace(A_RESULT, "")
-
-
-def _judge_words(reader: Reader, command: Command, words: Sequence[Word]) -> None:
+def _judge_words(flow: Flow, command: Command, words: Sequence[Word]) -> None:
     if words[0].bare and words[0].text == "[[":
-        _judge_conditional(reader, words)
+        _judge_conditional(flow.reader, words)
         return
     if words[0].text in ("for", "select") and any(one.has_place for one in words[1:2]):
         raise refused_name()
     at = 0
     name = words[0].base
     if name in _RUNNING or name.startswith("-"):
-        _judge_own_places(reader, words)
+        _judge_own_places(flow.reader, words)
         at = _inner_command(words)
-    _judge_program(reader, command, words[at:])
+        first = next((one for one in words[1:] if not _BEFORE_PROGRAM.match(one.text)), words[0])
+        flow.judge_command_word(first)
+    flow.judge_command_word(words[0])
+    if "xargs" in (one.base for one in words[:at]) and flow.is_read(command):
+        _judge_xargs(words, at)
+    _judge_program(flow, command, words[at:])
+
+
+def _judge_xargs(words: Sequence[Word], at: int) -> None:
+    """Refuse a command of xargs that would run an entry which xargs reads.
+
+    Raises:
+        UsageProblem: the text has xargs' mark in it, or is the last thing that it adds.
+    """
+    texts = [one.text for one in words]
+    found = next(filter(None, map(_MARK.fullmatch, texts[:at])), None)
+    known = _interpreter(words[at])
+    code, reads = _program_text(words[at + 1 :], known) if known else (list(words[at:]), False)
+    added = known is None or (not code and not reads)
+    mark = ""
+    if found:
+        given = found[1] or found[2] or found[3] or ("{}" if found[4] else "")
+        mark = given or texts[texts.index(found[0]) + 1]
+    if (mark in "".join(one.text for one in code)) if mark else added:
+        line = known.line if known else _SHELL.line
+        raise refused(f"program text that xargs hands to {words[at].base}", line)
 
 
 def _inner_command(words: Sequence[Word]) -> int:
@@ -335,139 +351,55 @@ def _command_of(words: Sequence[Word]) -> Sequence[Word]:
     return list(itertools.takewhile(lambda one: one.text not in (";", "+"), words))
 
 
-def _judge_program(reader: Reader, command: Command, words: Sequence[Word]) -> None:
+def _judge_program(flow: Flow, command: Command, words: Sequence[Word]) -> None:
     name, rest = words[0].base, words[1:]
     placed = [one for one in rest if one.has_place]
     if name in _ALL_CODE and placed:
-        raise _refused_code(reader, name, words, placed[0])
-    if name in _ALL_CODE:
-        _refuse_holders(reader, name, words, rest)
-    if (name in _NAMING and placed) or (name == "printf" and _names_variable(rest)):
+        raise _refused_code(flow.reader, name, words, placed[0])
+    if name in _ALL_CODE - {"let"}:
+        _refuse_holders(flow, name, words, rest)
+    if name in NAMING and placed:
         raise refused_name()
-    if name in _DECLARING:
-        _judge_declaration(reader, words)
-    if name in ("[", "test") and any(
-        one.text in ("-v", "-R") and other.has_place for one, other in itertools.pairwise(rest)
-    ):
-        raise refused_name()
+    option = NAMING_OPTIONS.get(name)
+    for one, other in itertools.pairwise(words if option else ()):
+        if option and option.fullmatch(one.text) and other.has_place:
+            raise refused_name()
+    if name in DECLARING:
+        _judge_declaration(flow.reader, words)
     known = _interpreter(words[0])
     if known is None and A_RESULT in words[0].text:
         # A program that only the instance knows, such as "$SHELL".
         known = _SHELL
     if known is not None:
-        _judge_interpreter(reader, command, words, known)
-    elif name in (".", "source") and any(A_FILE in one.text for one in rest[:1]):
+        _judge_interpreter(flow, command, words, known)
+    elif name in (".", "source") and rest:
+        _judge_sourced(flow, command, name, rest[0])
+
+
+def _judge_sourced(flow: Flow, command: Command, name: str, word: Word) -> None:
+    made = PLAIN_FILE in word.text and flow.expands(word.start, word.end)
+    if made or A_FILE in word.text or (names_input(word) and flow.is_read(command)):
         raise refused(f"program text of {name}", _SHELL.line)
 
 
-def _holders(reader: Reader) -> set[str]:
-    """Return the variables that the command itself gives an entry to, or the name of such a one."""
-    found: set[str] = set()
-    given: list[tuple[str, str]] = []
-    fed = any(map(writes_entry, reader.commands))
-    for command in reader.commands:
-        texts = [one.text for one in command.words]
-        if texts[:1] in (["for"], ["select"]) and any(one.has_place for one in command.words[2:]):
-            found.update(texts[1:2])
-        if fed and any(words[0].base in _NAMING for words in _programs(reader, command)):
-            found.update(text for text in texts if _IDENTIFIER.fullmatch(text))
-        for one in command.words:
-            if re.match(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=", one.text):
-                name = re.split(r"[\[+=]", one.text)[0]
-                given.append((name, reader.text[one.start : one.end].partition("=")[2]))
-                found.update([name] if one.has_place else [])
-    # `let y` evaluates what y holds, and so x where that is "x".
-    more = found
-    while more:
-        naming = _any_of(found)
-        more = {name for name, value in given if naming.search(value)} - found
-        found |= more
-    return found
-
-
-def _any_of(names: Iterable[str]) -> re.Pattern[str]:
-    """Match the names of variables whose values are used: not where one is only given a value."""
-    return re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b(?!=(?!=))")
-
-
-def _judge_arithmetic(reader: Reader) -> None:
-    """Refuse to calculate with a variable that holds an entry: bash runs what its brackets hold.
-
-    Raises:
-        UsageProblem: nothing sees to it that the variable holds a number.
-    """
-    holders = _holders(reader)
-    for start, end in (*reader.arithmetic, *_calculated(reader)) if holders else ():
-        unchecked = {one for one in holders if whole_number("", one) not in reader.text[:start]}
-        if unchecked and (found := _any_of(unchecked).search(reader.text, start, end)):
-            at, apart = _before(reader, start)
-            line = reader.text[:at].rstrip(" ") + "; " if apart else reader.text[:at]
-            line += whole_number("", found[1]) + reader.text[at:]
-            raise refused("a variable that bash calculates with", line)
-
-
-def _calculated(reader: Reader) -> Iterator[tuple[int, int]]:
-    """Yield where words stand that a command calculates with, or takes for a variable's name."""
-    programs = (words for one in reader.commands for words in _programs(reader, one))
-    for words in programs:
-        name = words[0].base
-        texts = [one.text for one in words]
-        if name == "let":
-            yield words[0].end, words[-1].end
-        for one, other in itertools.pairwise(words):
-            numbers = name == "[[" and {one.text, other.text} & _NUMBER_TESTS
-            named = name in ("[[", "[", "test", "printf") and one.text in ("-v", "-R")
-            if numbers or named:
-                yield one.start, other.end
-        if name in _NAMING:
-            yield from ((one.start, one.end) for one in words[1:] if A_RESULT in one.text)
-        if name in _DECLARING:
-            counts = any(re.fullmatch(r"-[A-Za-z]*[in][A-Za-z]*", text) for text in texts)
-            results = [one for one in words[1:] if counts or A_RESULT in one.text.split("=")[0]]
-            yield from ((one.start, one.end) for one in results)
-
-
-def _before(reader: Reader, at: int) -> tuple[int, bool]:
-    """Return where the command begins that this belongs to, and whether assignments precede it."""
-    within = [
-        command
-        for command in reader.commands
-        if command.words
-        and command.words[0].start <= at
-        # What is calculated in `for ((` is no word.
-        and (at <= command.words[-1].end or not reader.text[command.words[-1].end : at].strip())
-    ]
-    if not within:
-        return at, False
-    words = max(within, key=lambda one: one.words[0].start)
-    program = words.program
-    if not program:
-        return words.words[0].start, False
-    return program[0].start, program[0] is not words.words[0]
-
-
-def _refuse_holders(reader: Reader, name: str, words: Sequence[Word], code: Sequence[Word]) -> None:
+def _refuse_holders(flow: Flow, name: str, words: Sequence[Word], code: Sequence[Word]) -> None:
     """Refuse program text that bash makes of a variable with an entry in it.
 
     Raises:
         UsageProblem: there is such text.
     """
-    names = "|".join(map(re.escape, _holders(reader)))
-    held = re.compile(rf"\$(?:({names})\b|\{{({names})\}})")
-    for word in code if names else ():
-        source = reader.text[word.start : word.end]
+    text = flow.reader.text
+    for word in code if flow.holders else ():
+        source = text[word.start : word.end]
+        quoted = flow.requoted(_SHELL_QUOTED.sub("", source))
         # In single quotes it is the program itself that reads its own variable.
-        if A_RESULT not in word.text or not held.search(_SHELL_QUOTED.sub("", source)):
+        made = any(mark in word.text for mark in (A_RESULT, PLAIN_FILE))
+        if not made or quoted is None:
             continue
         known = _interpreter(words[0])
         line = known.line if known is not None and not known.of_shell else ""
-        quoted = held.sub(lambda one: f'$(printf %q "{one[0]}")', source)
-        line = line or reader.text[: word.start] + quoted + reader.text[word.end :]
+        line = line or text[: word.start] + (flow.requoted(source) or source) + text[word.end :]
         raise refused(f"a variable that {name} runs", line)
-
-
-def _names_variable(rest: Sequence[Word]) -> bool:
-    return len(rest) > 1 and rest[0].text == "-v" and rest[1].has_place
 
 
 def _judge_declaration(reader: Reader, words: Sequence[Word]) -> None:
@@ -477,7 +409,7 @@ def _judge_declaration(reader: Reader, words: Sequence[Word]) -> None:
         named = re.match(r"[A-Za-z_]\w*\+?=", word.text)
         if word.has_place and not (plain and named):
             raise refused_name()
-    if any(re.fullmatch(r"-[A-Za-z]*[in][A-Za-z]*", text) for text in texts):
+    if any(COUNTING.fullmatch(text) for text in texts):
         names = {re.split(r"[+=]", text)[0] for text in texts}
         for other in (one for command in reader.commands for one in command.words):
             if other.has_place and re.split(r"[+=\[]", other.text)[0] in names:
@@ -489,7 +421,7 @@ def _judge_conditional(reader: Reader, words: Sequence[Word]) -> None:
         pair = (one, other)
         if one.text in ("-v", "-R") and one.bare and other.has_place:
             raise refused_name()
-        if any(p.bare and p.text in _NUMBER_TESTS for p in pair) and any(p.has_place for p in pair):
+        if any(p.bare and p.text in NUMBER_TESTS for p in pair) and any(p.has_place for p in pair):
             line = reader.text[: words[0].start] + reader.text[words[0].start :].replace(
                 "[[", "[", 1
             ).replace("]]", "]", 1)
@@ -497,21 +429,21 @@ def _judge_conditional(reader: Reader, words: Sequence[Word]) -> None:
 
 
 def _judge_interpreter(
-    reader: Reader, command: Command, words: Sequence[Word], known: _Interpreter
+    flow: Flow, command: Command, words: Sequence[Word], known: _Interpreter
 ) -> None:
     code, reads_stdin = _program_text(words[1:], known)
     name = words[0].base.replace("\0$", "a shell")
     bad = (AN_ENTRY, A_FILE) if known.of_shell else (AN_ENTRY, A_FILE, QUOTED_ENTRY)
     for word in code:
         if any(mark in word.text for mark in bad):
-            raise _refused_code(reader, name, words, word)
-    _refuse_holders(reader, name, words, code)
-    left = command.left
-    piped = left is not None and not command.redirected and writes_entry(left)
+            raise _refused_code(flow.reader, name, words, word)
+    _refuse_holders(flow, name, words, code)
     # A shell whose own program is another one hands it the same stdin.
     inner = (Word(0, text=text) for word in code for text in re.findall(r"[\w./+-]+", word.text))
     reads_stdin = reads_stdin or (known.of_shell and any(map(_interpreter, inner)))
-    if known.fed and reads_stdin and (command.fed or piped):
+    # A program that only the instance knows need not be a shell.
+    surely = A_RESULT in words[0].text
+    if known.fed and reads_stdin and flow.is_read(command, surely=surely):
         raise refused(f"the program text that {name} reads", known.line)
 
 
@@ -573,10 +505,10 @@ def _program_text(words: Sequence[Word], known: _Interpreter) -> tuple[list[Word
     code = options.code
     if options.asked or (known.first and not options.given):
         code += operands[:1]
-    elif known.of_shell and operands and A_FILE in operands[0].text:
+    elif known.of_shell and operands and any(one in operands[0].text for one in _FILES):
         code.append(operands[0])
     named = options.given or options.asked
-    no_file = [one.text for one in operands[:1]] in ([], ["-"])
+    no_file = all(one.text == "-" or names_input(one) for one in operands[:1])
     return code, not named and (options.from_stdin or no_file)
 
 

@@ -14,8 +14,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from poormanray.waiting import Clock, poll
 from tests.cloud.conftest import Pmr, own_cloud
+from tests.support.until import until
 
 CLUSTER = "faulty"
 
@@ -57,10 +57,6 @@ def code_of(call: Callable[[], object]) -> tuple[str, int]:
         call()
     said = caught.value.response
     return said["Error"]["Code"], said["ResponseMetadata"]["HTTPStatusCode"]
-
-
-def until(ask: Callable[[], object], *, timeout_s: float = 20) -> None:
-    poll(ask, clock=Clock(), timeout_s=timeout_s, first_s=0.05, longest_s=0.2)
 
 
 CALLS: dict[str, Callable[[Any], object]] = {

@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
@@ -15,8 +15,8 @@ import pytest
 
 from poormanray.envelope import decode
 from poormanray.remote import SLACK_S
-from poormanray.waiting import Clock, poll
 from tests.cloud.conftest import Pmr, own_cloud
+from tests.support.until import until
 
 CLUSTER = "late"
 DELIVER_S = 30
@@ -36,10 +36,6 @@ def ssm(pmr: Pmr) -> Any:  # noqa: ANN401 (boto3 has no type of it)
     contact = json.loads((pmr.state / "cloud.json").read_text())
     session: Any = boto3.Session(contact["access_key"], contact["secret_key"])
     return session.client("ssm", endpoint_url=contact["url"], region_name=contact["region"])
-
-
-def until(ask: Callable[[], Any], *, timeout_s: float = 30) -> Any:  # noqa: ANN401 (as asked)
-    return poll(ask, clock=Clock(), timeout_s=timeout_s, first_s=0.1, longest_s=0.2)
 
 
 def starts(ssm: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (boto3 has no type of it)

@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from tests.cloud.conftest import PMR, Pmr, own_cloud
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -166,10 +168,18 @@ def test_a_port_can_be_chosen(own: Pmr) -> None:
     assert own.json("local", "up", "--port", str(port))["url"] == f"http://127.0.0.1:{port}"
 
 
+def _listens(port: int | None) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port or 0)) == 0
+
+
 def test_a_daemon_that_does_not_answer_is_waited_for_and_not_replaced(tmp_path: Path) -> None:
     with own_cloud(tmp_path) as pmr:
         before = pmr.json("local", "status")["pid"]
-        pmr("local", "fault", "add", "port-closed", "--seconds", "8")
+        port = urlsplit(pmr.json("local", "status")["url"]).port
+        pmr("local", "fault", "add", "port-closed", "--seconds", "15")
+        # The fault's own answer still gets out.
+        until(lambda: not _listens(port))
         assert pmr("local", "up", check=False).returncode == 4
         assert pmr("list", timeout_s=90).returncode == 0
         assert pmr.json("local", "status")["pid"] == before

@@ -7,12 +7,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from poormanray.waiting import Clock, poll
 from tests.cloud.conftest import ClientFactory, Pmr
+from tests.support.until import until
 
 TRUST = json.dumps(
     {
@@ -27,13 +27,7 @@ TRUST = json.dumps(
     }
 )
 POLICY = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
-CLOCK = Clock()
 Client = Any
-T = TypeVar("T")
-
-
-def until(ask: Callable[[], T], *, timeout_s: float = 20) -> T:
-    return poll(ask, clock=CLOCK, timeout_s=timeout_s, first_s=0.05, longest_s=0.2)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from poormanray.waiting import Clock, poll
 from tests.cloud.conftest import Pmr, own_cloud
+from tests.support.until import until
 
 Client = Any
 Image = str
-CLOCK = Clock()
 SETTINGS = {
     "terminated_shown_s": 6,
     "capacity": 6,
@@ -85,10 +84,6 @@ def image_of(ec2: Client) -> Image:
     return str(ec2.describe_images(Owners=["amazon"], Filters=names)["Images"][0]["ImageId"])
 
 
-def until(ask: Callable[[], object]) -> None:
-    poll(ask, clock=CLOCK, timeout_s=20, first_s=0.1, longest_s=0.2)
-
-
 def code_of(call: Callable[[], object]) -> str:
     from botocore.exceptions import ClientError
 
@@ -105,16 +100,16 @@ def launch(ec2: Client, image: Image, most: int = 1, **options: object) -> list[
 
     words = {"ImageId": image, "InstanceType": "t3.micro", "MinCount": 1, **options}
 
-    def once() -> list[str] | None:
+    def once() -> list[str]:
         try:
             made = ec2.run_instances(MaxCount=most, **words)
         except ClientError as error:
             if error.response["Error"]["Code"] == "RequestLimitExceeded":
-                return None
+                return []
             raise
         return [one["InstanceId"] for one in made["Instances"]]
 
-    return poll(once, clock=CLOCK, timeout_s=20, first_s=0.2, longest_s=0.2) or []
+    return until(once)
 
 
 def shown(ec2: Client, **words: object) -> list[dict[str, Any]]:

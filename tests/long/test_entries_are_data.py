@@ -142,6 +142,8 @@ PIECES = (
         "bash ",
         "-c ",
     ),
+    *("set -- ", '"$1"', "$1", "${x}", "source ", "/dev/stdin", "xargs ", "-I% ", "%", "RANDOM="),
+    *("PS4=", "set -x; ", "@P}", "${", "[@]", "mapfile ", "| sh", "exec ", "bash; ", "cat "),
 )
 ATTACKS = (
     *("$(touch CANARY)", "`touch CANARY`", "a[$(touch CANARY)]", "; touch CANARY #"),
@@ -166,7 +168,9 @@ def test_no_command_that_is_taken_runs_an_entry(pieces: list[str], tmp_path: Pat
         return
     for one in tmp_path.iterdir():
         one.unlink()
-    each = 'for PMR_ENTRY; do export PMR_ENTRY; (eval "$COMMAND"); done'
+    # A task has no arguments.
+    each = 'all=("$@"); set --; for PMR_ENTRY in "${all[@]}"; do export PMR_ENTRY; '
+    each += '(eval "$COMMAND"); done'
     with suppress(subprocess.TimeoutExpired):
         subprocess.run(
             ["bash", "-c", each, "x", *ATTACKS],
