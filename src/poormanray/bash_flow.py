@@ -45,6 +45,7 @@ _POSITIONAL = frozenset("123456789@*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(?:\[[^\]]*\])?\+?=")
 _GIVEN_A_DEFAULT = re.compile(r"\$\{([A-Za-z_]\w*):?=([^}]*)\}")
+_IN_QUOTES = re.compile(r"\"[^\"'\\]* [^\"'\\]*\"")
 _QUOTED = re.compile(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"")
 _INPUT = re.compile(r"/dev/(stdin|fd/.*)|/proc/(self|\$\$)/fd/.*", re.DOTALL)
 
@@ -85,7 +86,9 @@ def _split(names: frozenset[str]) -> tuple[str, str]:
 def _used(names: frozenset[str]) -> re.Pattern[str]:
     """Match the names of variables whose values are used: not where one is only given a value."""
     plain, argument = _split(names)
-    return re.compile(rf"\b({plain})\b(?!=(?!=))|(?:(?<=\$)|(?<=\$\{{)|(?<=\$\{{!))({argument})")
+    return re.compile(
+        rf"\b(?<!\$\{{#)({plain})\b(?!=(?!=))|(?:(?<=\$)|(?<=\$\{{)|(?<=\$\{{!))({argument})"
+    )
 
 
 def _expanded(names: frozenset[str]) -> re.Pattern[str]:
@@ -244,9 +247,20 @@ class Flow:
                 _expanded(self.holders).search(_QUOTED.sub("", source))
             )
         if held:
-            text = self.reader.text
-            line = f'{text[: word.start]}"{source}"{text[word.end :]}'
-            raise refused("words that bash splits into a command", line)
+            raise refused("words that bash splits into a command", self._unsplit(word, source))
+
+    def _unsplit(self, word: Word, source: str) -> str:
+        """Return the command with this word in quotes, or as an array where it has text."""
+        text = self.reader.text
+        whole = [(one.start, one.end) for each in self.reader.commands for one in each.words]
+        for start, end in whole:
+            name, _, value = text[start:end].partition("=")
+            if source in (f"${name}", f"${{{name}}}") and _IN_QUOTES.fullmatch(value):
+                line = (
+                    f'{text[:start]}{name}=({value[1:-1]}){text[end : word.start]}"${{{name}[@]}}"'
+                )
+                return line + text[word.end :]
+        return f'{text[: word.start]}"{source}"{text[word.end :]}'
 
     def _calculated(self) -> Iterator[tuple[int, int]]:
         """Yield where words stand that a command calculates with, or takes for a name."""

@@ -297,13 +297,14 @@ def _judge_xargs(words: Sequence[Word], at: int) -> None:
     texts = [one.text for one in words]
     found = next(filter(None, map(_MARK.fullmatch, texts[:at])), None)
     known = _interpreter(words[at])
-    code, reads = _program_text(words[at + 1 :], known) if known else (list(words[at:]), False)
-    added = known is None or (not code and not reads)
+    code = _program_text(words[at + 1 :], known)[0] if known else list(words[at:])
+    # What xargs adds stands behind the last word.
+    last = known is None or known.code.fullmatch(texts[-1]) or (known.first and not code)
     mark = ""
     if found:
         given = found[1] or found[2] or found[3] or ("{}" if found[4] else "")
         mark = given or texts[texts.index(found[0]) + 1]
-    if (mark in "".join(one.text for one in code)) if mark else added:
+    if (mark in "".join(one.text for one in code)) if mark else last:
         line = known.line if known else _SHELL.line
         raise refused(f"program text that xargs hands to {words[at].base}", line)
 

@@ -104,6 +104,8 @@ SUPPORTED = [
     Shape(f'x={{}}; eval "{SAY}${{x@Q}}"', once),
     Shape(f'set -- {SAY}{{}}; "$@"', once),
     Shape(f'f() {{ "$@"; }}; f {SAY}{{}}', once),
+    Shape(f"{SAY}{{}} | xargs -0 bash -c : x; {SAY}{{}}", once),
+    Shape(f"x={{}}; [[ ${{#x}} -lt 0 ]] || {SAY}{{}}", once),
     Shape(f"n=$(wc -l </dev/null); {SAY}$((n + 1)){{}}", lambda e: [f"1{e}"]),
     Shape(f'for f in {{}}; do bash -c : "$f"; {SAY}"$f"; done', once),
     Shape(f'x={{}}; sudo() {{ "$@"; }}; sudo {SAY}"$x"', once),
@@ -232,6 +234,7 @@ REFUSED = [
     # Words that come of it, where bash looks for a program.
     Refused("x={}; $x", "splits into a command"),
     Refused("x={}; timeout 5 $x", "splits into a command"),
+    Refused('x="printf %s {}"; $x', "splits into a command", str),
     Refused("x=({}); ${x[@]}", "splits into a command"),
     Refused("$(echo {})", "splits into a command"),
     Refused("$(dirname {})/x", "splits into a command"),
