@@ -436,6 +436,14 @@ def test_arithmetic_takes_numbers_only(entry: str, tmp_path: Path) -> None:
         "{..}",
         "{+/}",
         "{%.gz}",
+        "{%%.*}",
+        "{#a}",
+        "{##*/}",
+        "{^a}",
+        "{^^a}",
+        "{:3}",
+        "{:3:2}",
+        "{:-none}",
     ],
 )
 def test_what_only_gnu_parallel_fills_in_is_refused_by_name(word: str, tmp_path: Path) -> None:
