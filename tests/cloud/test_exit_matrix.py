@@ -1,34 +1,23 @@
-"""A slice of scripts/exits: each code and signal once, and each fault in one of its ways.
+"""A slice of scripts/exits: each code and signal once.
 
 Elsewhere: what else a task can do at its end, its timeout, and Ctrl-C (test_run); runners and
-screens that are killed, and a disk that is full before (test_faults).
+screens that are killed, and a disk that is full before (test_faults); faults in the middle
+(tests/long).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts import exits, faulting
-from scripts.ending import Judged
+from scripts import exits
 from tests.cloud.conftest import Pmr, own_cloud
 
 CODES = (0, 4, 124, 255)
 SIGNALS = (2, 3, 13)
-WAY_OF = {
-    "content does not arrive": "several",
-    "instance terminated": "several",
-    "instance rebooted": "map",
-    "disk full in the middle": "map",
-    "agent restarted": "one",
-    "cancel": "several",
-    "cancel of one task": "map",
-    "timeout and failures": "map",
-}
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +49,3 @@ def test_codes_and_signals_through_run(pmr: Pmr, codes: str, tmp_path: Path) -> 
     with ThreadPoolExecutor(6) as pool:
         judged = list(pool.map(lambda case: exits.play(pmr, case), cases))
     assert {one.case.name: one.wrong for one in judged if one.wrong} == {}
-
-
-@pytest.mark.timeout(300)
-def test_faults_in_the_middle(pmr: Pmr, tmp_path: Path) -> None:
-    isolated = pmr.json("local", "status")["isolation"] == "namespaces"
-    chosen = [
-        replace(stage, ways=(WAY_OF[stage.name],))
-        for stage in faulting.stages()
-        if stage.name in WAY_OF and (isolated or not stage.disk)
-    ]
-    assert len(chosen) == len(WAY_OF) - (0 if isolated else 1)
-
-    def play(stage: faulting.Stage) -> list[Judged]:
-        cluster = stage.name.replace(" ", "-")
-        return faulting.play_mode(pmr, stage, tmp_path, cluster, json=True)
-
-    with ThreadPoolExecutor(len(chosen)) as pool:
-        judged = [one for played in pool.map(play, chosen) for one in played]
-    assert {one.case.name: one.wrong for one in judged if one.wrong} == {}
-    assert len(judged) == len(chosen)
