@@ -58,7 +58,7 @@ class Pmr:
         return {**kept, **ours, **self.env}
 
     def __call__(
-        self, *args: str | Path, check: bool = True, stdin: str = "", timeout_s: float = 60
+        self, *args: str | Path, check: bool = True, stdin: str = "", timeout_s: float = 150
     ) -> subprocess.CompletedProcess[str]:
         """Run `pmr ARGS`; with `check`, anything but exit code 0 fails the test."""
         ended = self.raw(*args, check=check, stdin=stdin.encode(), timeout_s=timeout_s)
@@ -66,7 +66,7 @@ class Pmr:
         return subprocess.CompletedProcess(ended.args, ended.returncode, stdout, stderr)
 
     def raw(
-        self, *args: str | Path, check: bool = True, stdin: bytes = b"", timeout_s: float = 60
+        self, *args: str | Path, check: bool = True, stdin: bytes = b"", timeout_s: float = 150
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `pmr ARGS` and return its output as it is."""
         ended = command_server().run(

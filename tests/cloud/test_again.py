@@ -79,13 +79,14 @@ def test_a_retry_is_another_instance_s(pmr: Pmr, cluster: str, tmp_path: Path) -
 
 def test_a_static_map_stays_where_it_was_spread(pmr: Pmr, cluster: str) -> None:
     # One instance has all that takes time: left to themselves, the others would help it out.
-    program = "[ $((PMR_TASK_ID % 3)) != 0 ] || sleep 2"
-    told = pmr("map", "-n", cluster, "--json", "--static", "--array", "0-11", "-c", program)
+    program = "[ $((PMR_TASK_ID % 3)) != 0 ] || sleep "
+    told = pmr("map", "-n", cluster, "--json", "--static", "--array", "0-11", "-c", program + "2")
     tasks = summary(told.stdout)["tasks"]
     shares = [{task["instance"] for task in tasks if task["task"] % 3 == n} for n in range(3)]
     assert [len(share) for share in shares] == [1, 1, 1]
     assert len(set().union(*shares)) == 3
-    moving = pmr("map", "-n", cluster, "--json", "--array", "0-11", "-c", program)
+    # So long that also a busy client gets round to it.
+    moving = pmr("map", "-n", cluster, "--json", "--array", "0-11", "-c", program + "9")
     tasks = summary(moving.stdout)["tasks"]
     assert len({task["instance"] for task in tasks if task["task"] % 3 == 0}) > 1
 

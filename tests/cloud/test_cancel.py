@@ -22,7 +22,7 @@ def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
         yield command
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_an_instance_that_does_not_confirm_is_named(pmr: Pmr) -> None:
     job = pmr("map", "-n", CLUSTER, "--array", "0-2", "-d", "-c", "sleep 987.5").stdout.strip()
     soon(lambda: pmr.json("status", job, "-n", CLUSTER)["counts"].get("RUNNING") == 3, 60)

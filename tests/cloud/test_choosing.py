@@ -16,7 +16,7 @@ from tests.cloud.conftest import Pmr
 from tests.cloud.test_run import Words
 
 # A dozen commands one after another, on a machine that has much else to do.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 # What each command that takes -i needs beside it. A new one has to be added here.
 WITH_INSTANCES: dict[str, Words] = {
     "run": ("-c", "true"),

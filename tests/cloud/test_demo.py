@@ -56,7 +56,7 @@ def demos() -> tuple[Ended, Ended]:
         return good.result(), bad.result()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_demo_ends_with_an_equal_count(demos: tuple[Ended, Ended]) -> None:
     good, _bad = demos
     assert good.exit_code == 0, good.stdout + good.stderr
@@ -65,7 +65,7 @@ def test_the_demo_ends_with_an_equal_count(demos: tuple[Ended, Ended]) -> None:
     assert not good.left
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_demo_fails_when_one_result_is_wrong(demos: tuple[Ended, Ended]) -> None:
     _good, bad = demos
     assert bad.exit_code == 1, bad.stdout + bad.stderr

@@ -12,7 +12,7 @@ from tests.cloud.conftest import Pmr
 from tests.cloud.test_run import events
 
 # A dozen commands one after another, on a machine that has much else to do.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 # Each of these is run as root on the instance that lies, with the job's id for JOB.
 LEDGER = "cd /var/lib/pmr/jobs/JOB && "
 # Another manifest, with its digest: tasks have other names, and another place.

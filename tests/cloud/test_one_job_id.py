@@ -13,7 +13,7 @@ from tests.cloud.conftest import Pmr
 from tests.cloud.test_run import events
 
 # A dozen commands one after another, on a machine that has much else to do.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 # The command as it is where the other submission comes after its look at the cluster.
 TOO_EARLY = """
 import poormanray.cli.working as working

@@ -20,7 +20,7 @@ def pmr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pmr]:
         yield command
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "one",
     [Round(0, "stop", True, 1.3, 0), Round(1, "reboot", False, 0.8, 1)],

@@ -88,7 +88,7 @@ def test_stopped_ones_that_are_taken_are_waited_for_no_longer_than_said(pmr: Pmr
 LATE = {"tags_visible_s": 12, "ec2_throttle": 0}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_launch_whose_answers_get_lost_is_one_launch(tmp_path: Path) -> None:
     with own_cloud(tmp_path, LATE) as command:
         # More than botocore tries by itself; of what was launched, EC2 shows a part at first.
