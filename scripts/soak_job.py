@@ -17,7 +17,7 @@ LOOK_S = 0.1
 # What a client may take for itself and for waiting on a busy machine, in wall seconds.
 PATIENCE_S = 90.0
 # How long a client may take once it stops watching.
-LAST_WORDS_S = 75.0
+LAST_WORDS_S = 40.0
 # How much longer a fault can make a client, in seconds of the cloud's time.
 SLOW_S = {
     "instance-crash": 600,

@@ -88,7 +88,8 @@ class Reply:
     """What came of an order on one instance: an answer, or why there is none.
 
     `delivered` is false where the command certainly never reached the instance, or could do nothing
-    there. `final`: to ask again would bring nothing else.
+    there. `final`: to ask again would bring nothing else. `silent`: it was waited for as long as
+    an order is.
     """
 
     instance_id: str
@@ -96,6 +97,7 @@ class Reply:
     problem: str = ""
     delivered: bool = True
     final: bool = False
+    silent: bool = False
 
 
 @dataclass(slots=True)
@@ -249,10 +251,7 @@ class Remote:
         flight.polled_at_s = now_s
         if now_s >= flight.deadline_s:
             told = {reply.instance_id for reply in replies}
-            replies += [
-                Reply(instance_id, None, "no answer in time")
-                for instance_id in sorted(flight.waiting - told)
-            ]
+            replies += [_late(key) for key in sorted(flight.waiting - told)]
         flight.waiting -= {reply.instance_id for reply in replies}
         if cut:
             flight.next_poll_s = now_s
@@ -387,7 +386,8 @@ class Remote:
         """Send several orders side by side; yield each reply with the number of its order.
 
         At most `together` orders are under way at a time. The next one is taken from `orders` when
-        there is room for it, so that it may depend on the replies so far.
+        there is room for it, so that it may depend on the replies so far. Who has not answered at
+        the deadline of the clock (`Clock.until`) is silent.
         """
         to_come = enumerate(orders)
         under_way: dict[int, list[Flight]] = {}
@@ -411,9 +411,19 @@ class Remote:
                 self.on_silence(sorted(repeated.waiting), self._clock.now_s() - flight.sent_at_s)
             under_way[number] += flight.again
             flight.again = []
+            if self._clock.left_s() <= 0:
+                waited_for = {key: [one.waiting for one in under_way[key]] for key in under_way}
+                unsent = {key: [set(ids)] for key, (_, ids) in to_come}
+                for key, ids in (*waited_for.items(), *unsent.items()):
+                    yield from ((key, _late(one)) for one in sorted(set().union(*ids)))
+                return
             under_way[number] = [each for each in under_way[number] if each.waiting]
             if not under_way[number]:
                 del under_way[number]
+
+
+def _late(instance_id: str) -> Reply:
+    return Reply(instance_id, None, "no answer in time", silent=True)
 
 
 def _answered(instance_id: str, answer: Answer) -> Reply:
@@ -462,5 +472,6 @@ def _unanswered(part: Invocation, *, taken: bool) -> Reply:
         return Reply(part.instance_id, None, f"the command ended as {part.detail}")
     if taken:
         # SSM says so too where the script did start and the agent never told its end.
-        return Reply(part.instance_id, None, f"it took the command; then {part.detail}")
+        why = f"it took the command; then {part.detail}"
+        return Reply(part.instance_id, None, why, silent=True)
     return Reply(part.instance_id, None, f"not delivered ({part.detail})", delivered=False)

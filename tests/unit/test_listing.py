@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -53,6 +53,13 @@ def test_nobody_is_asked_without_end() -> None:
     with pytest.raises(NotReached, match="ended as Failed"):
         load(fleet(remote), JOB)
     assert len(remote.asked) == MOST_TRIES
+
+
+def test_who_was_silent_for_a_whole_order_is_not_asked_again() -> None:
+    remote = Remote({"i-0": [replace(failed("i-0"), silent=True)]})
+    with pytest.raises(NotReached):
+        load(fleet(remote), JOB)
+    assert remote.asked == [["i-0"]]
 
 
 def test_who_did_not_take_the_question_in_time_is_not_asked_again() -> None:

@@ -272,6 +272,30 @@ def test_who_stays_silent_is_asked_more_and_more_rarely() -> None:
     assert took_s < 60 + 8 + 2 * 30 + 5
 
 
+def test_nobody_is_waited_for_beyond_the_deadline() -> None:
+    now = [0.0]
+    clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+    ssm = Mute(frozenset((number, TWO) for number in range(99)))
+    remote = Remote(cast("Any", ssm), clock)
+    order = Order(Call("observe", ("j",), 0), {})
+    # Of two orders under way at a time the third begins later, if at all.
+    orders = [(order, [ONE, TWO]), (order, [TWO]), (order, [THREE])]
+    with clock.until(20.0):
+        replies = list(remote.ask_all(orders, together=2))
+    assert sorted((number, one.instance_id, one.silent) for number, one in replies) == [
+        (0, ONE, False),
+        (0, TWO, True),
+        (1, TWO, True),
+        (2, THREE, True),
+    ]
+    assert now[0] == pytest.approx(20.0, abs=1.5)
+
+
+def test_who_took_a_command_and_told_no_end_is_silent() -> None:
+    assert reply(RUNS, OVER, large=False).silent
+    assert not reply(WAITS, OVER, large=False).silent
+
+
 def test_who_has_gone_meanwhile_is_not_waited_for() -> None:
     ssm = Mute(frozenset({(0, TWO)}), gone=frozenset({TWO}))
     replies, took_s = asked_of(ssm)

@@ -12,7 +12,7 @@ import click
 from poormanray.cli.chaining import Chain, Ending
 from poormanray.cli.headers import MOST_RETRIES
 from poormanray.cli.inputs import Program
-from poormanray.cli.jobs import follower_for, job_argument, known_job, looked_at
+from poormanray.cli.jobs import follower_for, job_argument, known_job, left_s, looked_at
 from poormanray.cli.mapping import MapWatcher, Progress
 from poormanray.cli.options import DURATION, App, Command, aws_options, cluster_option
 from poormanray.cli.planned import show_again
@@ -74,12 +74,16 @@ halt_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A job as its instances tell of it when something is to run again."""
+    """A job as its instances tell of it when something is to run again.
+
+    `began_s` is when they were asked first.
+    """
 
     fleet: Fleet
     known: Known
     tracks: Sequence[Track]
     found: Sequence[Outcome]
+    began_s: float
 
 
 def seen(app: App, name: str, job: str, *, trust_backups: bool = True) -> Seen:
@@ -89,6 +93,7 @@ def seen(app: App, name: str, job: str, *, trust_backups: bool = True) -> Seen:
         NotFound: there is no such job.
         UsageProblem: it is no map.
     """
+    began_s = app.aws.clock.now_s()
     fleet, known = known_job(app, name, job, events=True)
     if known.summary.kind != "map":
         raise UsageProblem(
@@ -96,7 +101,8 @@ def seen(app: App, name: str, job: str, *, trust_backups: bool = True) -> Seen:
             "type its command again; it becomes a job of its own",
         )
     tracks = looked_at(app, fleet, known, trust_backups=trust_backups)
-    return Seen(fleet, known, tracks, outcomes(tracks, known.manifest.task_names))
+    found = outcomes(tracks, known.manifest.task_names)
+    return Seen(fleet, known, tracks, found, began_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ def go_on(app: App, before: Seen, chosen: Sequence[Outcome], onward: Onward) -> 
         before.known,
         Wanted(),
         again.revived(before.tracks),
-        timeout_s=onward.wait_timeout_s,
+        timeout_s=left_s(app, onward.wait_timeout_s, before.began_s),
         lost_after_s=onward.lost_after_s,
         turns=turns,
         newcomers=of_ledger(before.fleet, before.known, DELIVER_TIMEOUT_S, differs),

@@ -116,6 +116,12 @@ def follower_for(  # noqa: PLR0913 (what it is made of)
     )
 
 
+def left_s(app: App, timeout_s: float, began_s: float) -> float:
+    """Return what is left for a follower of a command's `--wait-timeout`; 0 is no timeout."""
+    left = began_s + timeout_s - app.aws.clock.now_s()
+    return max(left, 0.001) if timeout_s else 0.0
+
+
 def looked_at(app: App, fleet: Fleet, known: Known, *, trust_backups: bool = True) -> list[Track]:
     """Look once at every instance of a job, and return what each tells of it."""
     tracks = tracks_for(fleet, known, trust_backups=trust_backups)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from poormanray.cli.jobs import follower_for, job_argument, known_job, tracks_for
+from poormanray.cli.jobs import follower_for, job_argument, known_job, left_s, tracks_for
 from poormanray.cli.options import (
     COUNT,
     DURATION,
@@ -25,6 +25,9 @@ from poormanray.jobs.listing import Known, chosen_hosts
 from poormanray.jobs.outcome import Verdict, outcomes, verdict
 from poormanray.jobs.tail import read_tail
 from poormanray.jobs.track import LogText, Track, Wanted
+
+# What a job is has to be read before it can be followed, however short the user's timeout is.
+LEAST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +131,13 @@ def logs(  # noqa: PLR0913 (one for each option)
 
     With -f the exit code tells what the job came to, as `run` and `map` do.
     """
-    fleet, known = known_job(app, name, job)
-    choice = _choice(app, fleet, known, task, instance_ids)
+    clock, timeout_s = app.aws.clock, wait_timeout or 0.0
+    began_s = clock.now_s()
+    until_s = began_s + max(timeout_s, LEAST_S) if follow and timeout_s else float("inf")
+    with clock.until(until_s):
+        fleet, known = known_job(app, name, job)
+        choice = _choice(app, fleet, known, task, instance_ids)
+        tracks = choice.tracks()
     watcher = Watcher(
         app.out,
         prefix=not no_prefix and len(choice.tasks) > 1,
@@ -137,7 +145,6 @@ def logs(  # noqa: PLR0913 (one for each option)
         quiet=not follow,
         names=known.manifest.task_names,
     )
-    tracks = choice.tracks()
     if tail is not None:
         tracks = _show_tail(app, choice, tail, watcher)
         if not follow:
@@ -150,7 +157,8 @@ def logs(  # noqa: PLR0913 (one for each option)
         live=follow,
         wake_on_events=follow and known.summary.kind == "map",
     )
-    follower = follower_for(app, fleet, known, wanted, tracks, timeout_s=wait_timeout or 0.0)
+    timeout_s = left_s(app, timeout_s, began_s)
+    follower = follower_for(app, fleet, known, wanted, tracks, timeout_s=timeout_s)
     back = _way_back(app, name, follower, _only(follow, task, instance_ids))
     code = watched(app.out, follower.run(), watcher, back)
     if code is not None:

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 # The agent runs five commands at once and shares them with others: one look that waits, and at
 # most this many that fetch bulk.
 LANES = 3
+# Who has stopped watching still asks once, for so long, what proves the successes that it shows.
+LAST_QUESTION_S = 10.0
 LOST = Contact.LOST
 MOST_FAILURES = 4
 # A success is reported once a second instance has it on record, and after so long in any case.
@@ -143,7 +145,9 @@ class Follower:
     def _prove_claims(self) -> None:
         """Read, once, what instances have on record of others, where an instance claims more."""
         if self._prove and unproved(self.tracks.values()):
-            with suppress(PmrError):  # unproved, it does not count
+            now_s = self._clock.now_s()
+            late_s = now_s + LAST_QUESTION_S if self.gave_up_waiting else float("inf")
+            with suppress(PmrError), self._clock.until(late_s):  # unproved, it does not count
                 self._prove()
             self._prove = None
 

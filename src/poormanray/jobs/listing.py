@@ -568,7 +568,8 @@ def _ask_for_job(fleet: Fleet, order: Order) -> tuple[dict[str, Answer], dict[st
             if reply.answer is None:
                 problems[reply.instance_id] = reply.problem
                 # What took the question and failed at it may fare better now.
-                again += [reply.instance_id] if reply.delivered else []
+                tried = reply.delivered and not reply.silent
+                again += [reply.instance_id] if tried else []
             elif "refused" not in reply.answer.facts:
                 answers[reply.instance_id] = reply.answer
         if not (asked := again):
