@@ -38,7 +38,8 @@ COUNTING = re.compile(r"-[A-Za-z]*[in][A-Za-z]*")
 # Bash calculates with what these are given, or expands it, or runs it.
 _EVALUATED = {
     *("RANDOM", "SRANDOM", "SECONDS", "OPTIND", "HISTCMD", "LINENO", "EPOCHSECONDS", "BASHPID"),
-    *("PS0", "PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND", "BASH_ENV", "ENV"),
+    # Not ENV, which only an interactive sh expands: it is the name of many a program's setting.
+    *("PS0", "PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND", "BASH_ENV"),
 }
 _DEFAULT_TARGETS = {"read": "REPLY", "mapfile": "MAPFILE", "readarray": "MAPFILE"}
 _POSITIONAL = frozenset("123456789@*")

@@ -22,6 +22,7 @@ LINES = (
     "IFS=, read -r a b <<< {}; python x.py $a $b",
     "export X={}; ./run.sh",
     "X={} ./run.sh",
+    "ENV={} ./deploy.sh",
     "docker run img sh -c 'echo $1' sh {}",
     "docker run -v {}:/data img",
     "timeout 3600 python x.py {}",

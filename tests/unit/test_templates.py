@@ -225,7 +225,7 @@ REFUSED = [
     # What bash evaluates by itself.
     *(
         Refused(f"{name}={{}}; printf '%s\\n' \"${name}\"", f"{name}, which bash evaluates", line)
-        for name in ("RANDOM", "SRANDOM", "SECONDS", "OPTIND", "HISTCMD", "PS4", "BASH_ENV", "ENV")
+        for name in ("RANDOM", "SRANDOM", "SECONDS", "OPTIND", "HISTCMD", "PS4", "BASH_ENV")
     ),
     Refused("for RANDOM in {}; do :; done", "RANDOM, which", lambda _: ""),
     Refused("PS4={}; set -x; true", "PS4, which bash evaluates", None),
