@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from poormanray.cli.sending import bucket_advice, way_row, way_words
+from poormanray.envelope import Answer
 from poormanray.errors import UsageProblem
 from poormanray.jobs import submit
 from poormanray.jobs.submit import PART_BYTES, pack, sending_s
 from poormanray.manifest import HelperFile, Host, Job, Task
+from poormanray.remote import Order, Reply
 from poormanray.shell import SEND_LIMIT_CHARS, Call, render
 
 URL = f"https://mine.s3.us-east-1.amazonaws.com/poormanray/j/content?{'X' * 2000}"
@@ -89,3 +94,34 @@ def test_what_is_too_large_for_parts_needs_a_bucket(monkeypatch: pytest.MonkeyPa
     assert parcel.by_bucket
     assert not parcel.parts
     assert parcel.start.parts == 7
+
+
+def test_an_instance_that_is_silent_for_a_whole_order_is_not_sent_the_other_parts() -> None:
+    parcel = pack(job(300_000))
+    here, away, _ = (host.instance_id for host in parcel.job.hosts)
+    sent: list[list[str]] = []
+
+    def ask_all(
+        orders: Iterable[tuple[Order, Sequence[str]]], *, together: int
+    ) -> Iterator[tuple[int, Reply]]:
+        for number, (_, ids) in enumerate(orders):
+            sent.append(list(ids))
+            for key in ids:
+                answer = Answer(more=False, facts={"stored": ""})
+                late = Reply(key, None, "no answer in time", silent=True)
+                yield number, late if key == away else Reply(key, answer)
+        assert together > 1
+
+    fleet = cast("Any", SimpleNamespace(remote=SimpleNamespace(ask_all=ask_all)))
+    only = [here, away]
+    parts: list[tuple[int, int]] = []
+    problems = submit.upload(
+        fleet,
+        parcel,
+        on_part=lambda *done: parts.append(done),
+        deliver_timeout_s=60,
+        only=only,
+    )
+    assert problems == {away: "no answer in time"}
+    assert sent == [only, *([[here]] * (len(parcel.parts) - 1))]
+    assert parts[-1] == (len(parcel.parts), len(parcel.parts))

@@ -222,7 +222,7 @@ def upload(
                 if not missing[number] - problems.keys():
                     done = sum(not left - problems.keys() for left in missing.values())
                     on_part(done, len(missing))
-            elif not reply.delivered:
+            elif not reply.delivered or reply.silent:
                 problems.setdefault(reply.instance_id, reply.problem)
         missing = {number: left - problems.keys() for number, left in missing.items()}
     for left in missing.values():
