@@ -111,14 +111,15 @@ def test_a_run_is_found_again_when_an_instance_of_it_has_ended(pmr: Pmr) -> None
 
 
 def test_following_ends_in_time_though_an_instance_is_silent(pmr: Pmr) -> None:
-    job = pmr("run", "-n", CLUSTER, "-d", "-c", "sleep 600").stdout.strip()
-    frozen = ("--instance", f"{CLUSTER}-0001")
+    pmr("create", "-n", "mute", "-N", "2", timeout_s=120)
+    job = pmr("run", "-n", "mute", "-d", "-c", "sleep 600").stdout.strip()
+    frozen = ("--instance", "mute-0001")
     pmr("local", "fault", "add", "instance-freeze", *frozen)
     began_s = time.monotonic()
-    told = pmr("logs", "-f", job, "-n", CLUSTER, "--wait-timeout", "14", check=False)
+    told = pmr("logs", "-f", job, "-n", "mute", "--wait-timeout", "14", check=False)
     took_s = time.monotonic() - began_s
     pmr("local", "fault", "add", "instance-thaw", *frozen)
     assert (told.returncode, "stopped following" in told.stderr) == (4, True), told.stderr
     # A question to it is given up after a minute or more.
     assert 14 <= took_s < 50
-    pmr("cancel", job, "-n", CLUSTER)
+    pmr("terminate", "-n", "mute", "--yes")
