@@ -120,6 +120,6 @@ def test_following_ends_in_time_though_an_instance_is_silent(pmr: Pmr) -> None:
     took_s = time.monotonic() - began_s
     pmr("local", "fault", "add", "instance-thaw", *frozen)
     assert (told.returncode, "stopped following" in told.stderr) == (4, True), told.stderr
-    # A question to it is given up after a minute or more.
-    assert 14 <= took_s < 50
+    # One question to it takes a minute and more, and three were asked.
+    assert 14 <= took_s < 120
     pmr("terminate", "-n", "mute", "--yes")
