@@ -42,6 +42,7 @@ _EVALUATED = {
     *("PS0", "PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND", "BASH_ENV"),
 }
 _DEFAULT_TARGETS = {"read": "REPLY", "mapfile": "MAPFILE", "readarray": "MAPFILE"}
+# The values of a task's, or a function's, arguments.
 _POSITIONAL = frozenset("123456789@*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(?:\[[^\]]*\])?\+?=")
@@ -69,6 +70,10 @@ def _may_vanish(reader: Reader, word: Word) -> bool:
     source = reader.text[word.start : word.end]
     unquoted = source[:1] not in ("'", '"') or "@" in source
     return unquoted and not word.text.replace(A_RESULT, "")
+
+
+def _is_name(text: str) -> bool:
+    return text in _POSITIONAL or _NAME.fullmatch(text) is not None
 
 
 def names_input(word: Word) -> bool:
@@ -109,7 +114,7 @@ class Flow:
     def holders(self) -> frozenset[str]:
         """The variables that an entry is given to, or the name of such a one."""
         found: frozenset[str] = frozenset()
-        while more := frozenset(self._given(found)) - found:
+        while more := frozenset(filter(_is_name, self._given(found))) - found:
             found |= more
         return found
 

@@ -10,11 +10,12 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from poormanray.cli.elements import Elements, program
@@ -564,3 +565,17 @@ def test_an_entry_is_no_longer_than_a_variable_can_be() -> None:
     with pytest.raises(UsageProblem, match=r"makes an argument"):
         made("x" * 70_000, words=("true", "a", "{}{}"))
     assert made("x" * 70_000, words=("true", "{}", "{}")).tasks
+
+
+MARKS = "{}$()'\"`\\\n;|&<> =[]#!xa1-@*:%/~.,+^"
+WORDS = ("for ", "in ", "do ", "done", "case ", "esac", "[[ ", " ]]", "((", "<<E\n", "${", "let ")
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from([*MARKS, *WORDS, "{}", "read ", "set "]), max_size=30))
+@example(["for ", "+", "in ", "{}"])
+@example(["for ", "[", "{}"])
+@example(["echo $(", "x[1]=2", " <<<a", "{}", ")"])
+def test_any_text_is_taken_or_refused(pieces: list[str]) -> None:
+    with suppress(UsageProblem):
+        command_template("".join(pieces), numbers=False)
