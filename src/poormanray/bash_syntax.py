@@ -120,7 +120,13 @@ class Reader:
         Raises:
             UsageProblem: a placeholder stands where its entry would be more than data.
         """
-        self._list("")
+        try:
+            self._list("")
+        except RecursionError as error:
+            raise UsageProblem(
+                "the command cannot be read: it is nested too deeply",
+                "put it into a script, which finds the entry in PMR_ENTRY: -s FILE",
+            ) from error
         if self._here:
             raise self._open("a here-document")
         if self._added and not self._takes_entry():

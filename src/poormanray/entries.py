@@ -108,6 +108,18 @@ def _counted(count: int) -> str:
     return "1 empty line" if count == 1 else f"{count:,} empty lines"
 
 
+def _json_elements(data: bytes) -> list[object]:
+    try:
+        whole = json.loads(data)
+    except ValueError:
+        lines = [line for line in data.splitlines() if line.strip()]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"neither a JSON list nor JSON Lines: {error}") from error
+    return whole if isinstance(whole, list) else [whole]
+
+
 def json_entries(data: bytes) -> list[str]:
     """Return the elements of a JSON list, or of JSON Lines: strings as they are, the rest as JSON.
 
@@ -115,19 +127,14 @@ def json_entries(data: bytes) -> list[str]:
         ValueError: it is neither, or an element holds what no variable can hold.
     """
     try:
-        elements = json.loads(data)
-        if not isinstance(elements, list):
-            elements = [elements]
-    except ValueError:
-        lines = [line for line in data.splitlines() if line.strip()]
-        try:
-            elements = [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise ValueError(f"neither a JSON list nor JSON Lines: {error}") from error
-    entries = [
-        one if isinstance(one, str) else json.dumps(one, ensure_ascii=False, separators=(",", ":"))
-        for one in elements
-    ]
+        entries = [
+            one
+            if isinstance(one, str)
+            else json.dumps(one, ensure_ascii=False, separators=(",", ":"))
+            for one in _json_elements(data)
+        ]
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
     for number, entry in enumerate(entries):
         if "\0" in entry:
             raise ValueError(f"element {number} holds a NUL character")

@@ -186,3 +186,9 @@ def test_a_line_for_pmr_stands_above_commands_and_once() -> None:
         header(b"echo hi\n#PMR retries=2\n")
     with pytest.raises(ValueError, match="line 2: it says another retries"):
         header(b"#PMR retries 2\n#PMR retries 3\n")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 20_000 + b"1"])
+def test_json_that_is_nested_too_deeply_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"nested too deeply|neither a JSON list"):
+        json_entries(data)

@@ -22,7 +22,7 @@ from poormanray.cli.elements import Elements, program
 from poormanray.cli.inputs import Program
 from poormanray.entries import Template, part
 from poormanray.errors import UsageProblem
-from poormanray.templates import command_template, words_template
+from poormanray.templates import command_template, idle_interpreter, words_template
 
 # What bash, or a careless program between bash and the task, would run, split or swallow.
 FRAGMENTS = (
@@ -579,3 +579,13 @@ WORDS = ("for ", "in ", "do ", "done", "case ", "esac", "[[ ", " ]]", "((", "<<E
 def test_any_text_is_taken_or_refused(pieces: list[str]) -> None:
     with suppress(UsageProblem):
         command_template("".join(pieces), numbers=False)
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [("(", ")"), ("$(", ")"), ('"$(', ')"'), ("${x:-", "}"), ("$((", "))")],
+)
+def test_what_is_nested_too_deeply_is_refused(opens: str, closes: str) -> None:
+    with pytest.raises(UsageProblem, match="nested too deeply"):
+        command_template(f"echo {{}} {opens * 3_000}x{closes * 3_000}", numbers=False)
+    assert idle_interpreter(f"{opens * 3_000}bash{closes * 3_000}") == ""

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
 
 from poormanray.aws.session import FALLBACK_REGION, Endpoint
@@ -46,7 +47,7 @@ def ask(
             said: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
         raise _refusal(error, f"{method} {route}") from error
-    except OSError as error:
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
         raise NotReached(
             f"the local cloud at {endpoint.url} does not answer", "pmr local down, pmr local up"
         ) from error
@@ -58,7 +59,7 @@ def _refusal(error: urllib.error.HTTPError, call: str) -> PmrError:
     try:
         said = json.load(error)
         code, text = str(said["__type"]), str(said["message"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError):
         code, text = HTTPStatus(error.code).phrase, call
     if code == "ValidationError":
         return UsageProblem(text, "pmr local fault add --help")

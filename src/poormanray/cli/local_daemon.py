@@ -76,7 +76,7 @@ class Daemon:
             return None
         try:
             found = _contact(json.loads(text))
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise NotReached(
                 f"{self.folder / 'cloud.json'} is damaged: {_damage(error)}",
                 "pmr local down, then pmr local up",
