@@ -18,6 +18,7 @@ from poormanray.bash_syntax import (
     Reader,
     Word,
     echoes,
+    leading,
     refused,
     refused_name,
     whole_number,
@@ -52,24 +53,25 @@ _QUOTED = re.compile(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"")
 _INPUT = re.compile(r"/dev/(stdin|fd/.*)|/proc/(self|\$\$)/fd/.*", re.DOTALL)
 
 
-def programs(reader: Reader, command: Command) -> Iterator[Sequence[Word]]:
+def programs(command: Command) -> Iterator[Sequence[Word]]:
     """Yield the words of a command from each one on that bash may take for the program."""
     words: Sequence[Word] = command.program
     while words:
         yield words
         if words[0].text in ("command", "builtin"):
             words = list(itertools.dropwhile(lambda one: one.text.startswith("-"), words[1:]))
-        elif _may_vanish(reader, words[0]):
+        elif words[0].vanishes:
             words = words[1:]
         else:
             return
 
 
-def _may_vanish(reader: Reader, word: Word) -> bool:
-    """Say whether a word can come to nothing: a variable without a value, also a list in quotes."""
-    source = reader.text[word.start : word.end]
-    unquoted = source[:1] not in ("'", '"') or "@" in source
-    return unquoted and not word.text.replace(A_RESULT, "")
+def named_words(words: Sequence[Word]) -> Iterator[Word]:
+    """Yield the words that a command may take for a variable's name, behind an option for one."""
+    option = NAMING_OPTIONS.get(words[0].base)
+    for at, word in enumerate(words):
+        if option and option.fullmatch(word.text):
+            yield from leading(words[at + 1 :])
 
 
 def _is_name(text: str) -> bool:
@@ -152,14 +154,14 @@ class Flow:
         """Yield those that get one by a command, not by an assignment."""
         fed = any(self.writes(one, holders) for one in self.reader.commands)
         for command in self.reader.commands:
-            for words in programs(self.reader, command):
+            for words in programs(command):
                 yield from self._given_by(words, holders, fed=fed)
 
     @property
     def _counting(self) -> set[str]:
         """The variables whose values bash calculates when they get one."""
         found: set[str] = set()
-        for words in (one for each in self.reader.commands for one in programs(self.reader, each)):
+        for words in (one for each in self.reader.commands for one in programs(each)):
             texts = [one.text for one in words]
             if words[0].base in DECLARING and any(map(COUNTING.fullmatch, texts)):
                 found.update(re.split(r"[+=\[]", text)[0] for text in texts[1:])
@@ -270,17 +272,18 @@ class Flow:
 
     def _calculated(self) -> Iterator[tuple[int, int]]:
         """Yield where words stand that a command calculates with, or takes for a name."""
-        for words in (one for each in self.reader.commands for one in programs(self.reader, each)):
+        for words in (one for each in self.reader.commands for one in programs(each)):
             name = words[0].base
             texts = [one.text for one in words]
             if name == "let":
                 yield words[0].end, words[-1].end
             for one, other in itertools.pairwise(words):
                 numbers = name == "[[" and {one.text, other.text} & NUMBER_TESTS
-                option = NAMING_OPTIONS.get(name)
-                named = option and option.fullmatch(one.text) and not _NAME.fullmatch(other.text)
-                if numbers or named:
+                if numbers:
                     yield one.start, other.end
+            yield from (
+                (one.start, one.end) for one in named_words(words) if not _NAME.fullmatch(one.text)
+            )
             if name in NAMING:
                 yield from ((one.start, one.end) for one in words[1:] if A_RESULT in one.text)
             if name in DECLARING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from poormanray.entries import ENTRY, TOKEN, Place, Quoting
@@ -19,12 +19,16 @@ A_FILE, PLAIN_FILE = "\0p", "\0f"
 
 @dataclass(slots=True)
 class Word:
-    """A word of a command: its value, where it stands, and whether nothing of it is quoted."""
+    """A word of a command: its value, where it stands, and whether nothing of it is quoted.
+
+    `vanishes`: it can come to no word at all, as a variable without a value, or an empty list.
+    """
 
     start: int
     end: int = 0
     text: str = ""
     bare: bool = True
+    vanishes: bool = False
 
     @property
     def base(self) -> str:
@@ -434,6 +438,10 @@ class Reader:
             elif not self._token(word, Quoting.NONE):
                 self._expand_or_copy(word, Quoting.NONE)
         word.end = self._at
+        source = self.text[word.start : word.end]
+        # In quotes a list is no word where it is empty.
+        unquoted = source[:1] not in ("'", '"') or "@" in source
+        word.vanishes = unquoted and bool(source) and not word.text.replace(A_RESULT, "")
         return word
 
     def _brackets(self) -> str:
@@ -696,6 +704,12 @@ class Reader:
             self._at = start
             self._within(at + 1, 1, lambda: self._list(""))
         word.text += A_RESULT
+
+
+def leading(words: Sequence[Word]) -> list[Word]:
+    """Return the words that may be the first one, as those before them can come to nothing."""
+    solid = next((at for at, one in enumerate(words) if not one.vanishes), len(words))
+    return list(words[: solid + 1])
 
 
 def whole_number(setting: str, name: str) -> str:

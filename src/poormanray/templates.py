@@ -13,9 +13,9 @@ from poormanray.bash_flow import (
     COUNTING,
     DECLARING,
     NAMING,
-    NAMING_OPTIONS,
     NUMBER_TESTS,
     Flow,
+    named_words,
     names_input,
     programs,
 )
@@ -28,6 +28,7 @@ from poormanray.bash_syntax import (
     Command,
     Reader,
     Word,
+    leading,
     refused,
     refused_name,
     whole_number,
@@ -265,7 +266,7 @@ def _judge(flow: Flow, command: Command) -> None:
     for word in command.words:
         if word.has_place and re.match(r"[A-Za-z_]\w*\[[^\]]*\0\{[^\]]*\]\+?=", word.text):
             raise refused_name()
-    for words in programs(flow.reader, command):
+    for words in programs(command):
         _judge_words(flow, command, words)
 
 
@@ -280,8 +281,8 @@ def _judge_words(flow: Flow, command: Command, words: Sequence[Word]) -> None:
     if name in _RUNNING or name.startswith("-"):
         _judge_own_places(flow.reader, words)
         at = _inner_command(words)
-        first = next((one for one in words[1:] if not _BEFORE_PROGRAM.match(one.text)), words[0])
-        flow.judge_command_word(first)
+        for one in leading([one for one in words[1:] if not _BEFORE_PROGRAM.match(one.text)]):
+            flow.judge_command_word(one)
     flow.judge_command_word(words[0])
     if "xargs" in (one.base for one in words[:at]) and flow.is_read(command):
         _judge_xargs(words, at)
@@ -299,7 +300,8 @@ def _judge_xargs(words: Sequence[Word], at: int) -> None:
     known = _interpreter(words[at])
     code = _program_text(words[at + 1 :], known)[0] if known else list(words[at:])
     # What xargs adds stands behind the last word.
-    last = known is None or known.code.fullmatch(texts[-1]) or (known.first and not code)
+    asks = any(known.code.fullmatch(one.text) for one in leading(words[::-1])) if known else True
+    last = asks or (known is not None and known.first and not code)
     mark = ""
     if found:
         given = found[1] or found[2] or found[3] or ("{}" if found[4] else "")
@@ -361,10 +363,8 @@ def _judge_program(flow: Flow, command: Command, words: Sequence[Word]) -> None:
         _refuse_holders(flow, name, words, rest)
     if name in NAMING and placed:
         raise refused_name()
-    option = NAMING_OPTIONS.get(name)
-    for one, other in itertools.pairwise(words if option else ()):
-        if option and option.fullmatch(one.text) and other.has_place:
-            raise refused_name()
+    if any(one.has_place for one in named_words(words)):
+        raise refused_name()
     if name in DECLARING:
         _judge_declaration(flow.reader, words)
     known = _interpreter(words[0])
@@ -374,7 +374,8 @@ def _judge_program(flow: Flow, command: Command, words: Sequence[Word]) -> None:
     if known is not None:
         _judge_interpreter(flow, command, words, known)
     elif name in (".", "source") and rest:
-        _judge_sourced(flow, command, name, rest[0])
+        for one in leading(rest):
+            _judge_sourced(flow, command, name, one)
 
 
 def _judge_sourced(flow: Flow, command: Command, name: str, word: Word) -> None:
@@ -472,7 +473,7 @@ class _Options:
         elif found := known.code.fullmatch(text):
             self.given = True
             at = self.at - 1 if found[2] else self.at
-            self.code += words[at : at + 1]
+            self.code += words[at : at + 1] if found[2] else leading(words[at:])
             self.at = at + 1
         elif known.file and (found := known.file.fullmatch(text)):
             self.given = True
@@ -505,11 +506,11 @@ def _program_text(words: Sequence[Word], known: _Interpreter) -> tuple[list[Word
             break
     code = options.code
     if options.asked or (known.first and not options.given):
-        code += operands[:1]
-    elif known.of_shell and operands and any(one in operands[0].text for one in _FILES):
-        code.append(operands[0])
+        code += leading(operands)
+    elif known.of_shell:
+        code += [one for one in leading(operands) if any(mark in one.text for mark in _FILES)]
     named = options.given or options.asked
-    no_file = all(one.text == "-" or names_input(one) for one in operands[:1])
+    no_file = all(one.text == "-" or one.vanishes or names_input(one) for one in leading(operands))
     return code, not named and (options.from_stdin or no_file)
 
 
