@@ -108,7 +108,7 @@ def _expanded(names: frozenset[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Flow:
-    """What of a command holds an entry, as far as its text tells."""
+    """What of a command holds an entry, as far as its text shows."""
 
     reader: Reader
 
@@ -188,12 +188,12 @@ class Flow:
         names = self.holders if holders is None else holders
         if writes_entry(command):
             return True
-        told = [
+        printed = [
             (one.start, one.end)
             for one in command.words
             if echoes(command) or PLAIN_FILE in one.text
         ]
-        return any(self.expands(start, end, names) for start, end in (*command.given, *told))
+        return any(self.expands(start, end, names) for start, end in (*command.given, *printed))
 
     def is_read(self, command: Command, *, surely: bool = False) -> bool:
         """Say whether an entry may be in what a command reads as its stdin.
@@ -263,7 +263,9 @@ class Flow:
         whole = [(one.start, one.end) for each in self.reader.commands for one in each.words]
         for start, end in whole:
             name, _, value = text[start:end].partition("=")
-            if source in (f"${name}", f"${{{name}}}") and _IN_QUOTES.fullmatch(value):
+            # A function may use what is only given behind it.
+            used = source in (f"${name}", f"${{{name}}}")
+            if used and end <= word.start and _IN_QUOTES.fullmatch(value):
                 line = (
                     f'{text[:start]}{name}=({value[1:-1]}){text[end : word.start]}"${{{name}[@]}}"'
                 )

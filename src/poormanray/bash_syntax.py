@@ -576,20 +576,20 @@ class Reader:
             self.arithmetic.append((start, end))
         if opener == "{":
             self._at = start + 2
-            self._within(end, 1, lambda: self._value(end - 1, quoting))
+            self._within(end, lambda: self._value(end - 1, quoting))
         else:
             self._verbatim(start, end)
         word.text += raw[2:-1] if opener == "'" else A_RESULT
 
-    def _within(self, end: int, closer: int, read: Callable[[], object]) -> None:
-        """Go on at `end`, after reading the commands in what ends there but for its closer.
+    def _within(self, end: int, read: Callable[[], object]) -> None:
+        """Go on at `end`, after reading the commands in what ends there with one closing character.
 
         Where that cannot be read, a variable in it counts as one that is calculated with.
         """
         start, copied, limit = self._at, self._copied, self._end
         counts = [(one, len(one)) for one in (self.parts, self.commands, self.arithmetic)]
         waiting, self._here = self._here, []
-        self._end = end - closer
+        self._end = end - 1
         try:
             read()
             unread = self._at != self._end or bool(self._here)
@@ -702,7 +702,7 @@ class Reader:
             self._verbatim(start, at + 1)
         else:
             self._at = start
-            self._within(at + 1, 1, lambda: self._list(""))
+            self._within(at + 1, lambda: self._list(""))
         word.text += A_RESULT
 
 

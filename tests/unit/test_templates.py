@@ -242,6 +242,7 @@ REFUSED = [
     Refused("x={}; $x", "splits into a command"),
     Refused("x={}; timeout 5 $x", "splits into a command"),
     Refused('x="printf %s {}"; $x', "splits into a command", str),
+    Refused('f() { $x; }; x="printf %s {}"; f', "splits into a command", None),
     Refused("x=({}); ${x[@]}", "splits into a command"),
     Refused("$(echo {})", "splits into a command"),
     Refused("$(dirname {})/x", "splits into a command"),
@@ -597,3 +598,10 @@ def test_what_is_nested_too_deeply_is_refused(opens: str, closes: str) -> None:
     with pytest.raises(UsageProblem, match="nested too deeply"):
         command_template(f"echo {{}} {opens * 3_000}x{closes * 3_000}", numbers=False)
     assert idle_interpreter(f"{opens * 3_000}bash{closes * 3_000}") == ""
+
+
+def test_the_line_for_a_function_keeps_the_rest_of_the_command() -> None:
+    with pytest.raises(UsageProblem) as caught:
+        command_template('f() { $x; }; x="printf %s {}"; f', numbers=False)
+    line = shlex.split(caught.value.hint)[1]
+    assert line == 'f() { "$x"; }; x="printf %s {}"; f'
