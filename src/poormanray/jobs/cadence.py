@@ -8,6 +8,8 @@ from poormanray.remote import POLLS_PER_S
 
 # Short, because a look that waits holds one of the agent's five workers. News ends it early.
 FIRST_WINDOW_S = 5
+# Where sends are several, answers that come before the end of a short task cost too many more.
+FIRST_WINDOW_OF_SEVERAL_S = 10
 WINDOW_S = 8
 LONGEST_WINDOW_S = 45
 # Instances that want a look at nearly the same moment share a send.
@@ -42,7 +44,9 @@ class Cadence:
 
         It is not over before all have been sent to and looked at once.
         """
-        return FIRST_WINDOW_S if self.few else self.window_s
+        if self.chunks <= 1:
+            return FIRST_WINDOW_S
+        return max(FIRST_WINDOW_OF_SEVERAL_S, self.window_s)
 
     @property
     def gather_s(self) -> float:
