@@ -29,8 +29,9 @@ CHUNK = 50
 FIRST_POLL_S = 0.8
 FIRST_BULK_POLL_S = 0.5
 POLL_GROWTH = 1.3
-# Where somebody waits for one answer of each, and for nothing else: after the first one.
-PROMPT_POLL_S = 0.4
+# Where somebody waits for one answer of each, and for nothing else: after the first one, which
+# comes later by so much for each instance, as SSM asks one, then two, then four and so on.
+PROMPT_POLL_S, PROMPT_EACH_S = 0.4, 0.012
 LONGEST_POLL_S = 1.2
 # However many commands are under way, they are looked at so often a second, all together.
 POLLS_PER_S = 2.5
@@ -213,6 +214,8 @@ class Remote:
         first_s = FIRST_BULK_POLL_S if order.large else FIRST_POLL_S
         if order.patient:
             first_s = PATIENT_POLL_S + PATIENT_EACH_S * len(ids)
+        elif order.prompt:
+            first_s += PROMPT_EACH_S * len(ids)
         sent.flights.append(
             Flight(
                 command_id=command_id,

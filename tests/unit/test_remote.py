@@ -67,8 +67,12 @@ def test_what_was_never_taken_was_not_delivered(large: bool) -> None:
     assert never.problem == "not delivered (DeliveryTimedOut)"
 
 
-def looks(answer_after_s: list[float]) -> int:
-    """Return how often a patient order is looked at when instances answer after so long each."""
+PATIENT = Order(Call("summary", ("last",), 0), {}, patient=True)
+PROMPT = Order(Call("which", ("last",), 0), {}, prompt=True)
+
+
+def looks(answer_after_s: list[float], order: Order = PATIENT) -> int:
+    """Return how often an order is looked at when instances answer after so long each."""
     now = [0.0]
     clock = Clock(1.0, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
     ids = [f"i-{number:017}" for number in range(len(answer_after_s))]
@@ -83,7 +87,6 @@ def looks(answer_after_s: list[float]) -> int:
                 for key, after_s in zip(ids, answer_after_s, strict=True)
             ]
 
-    order = Order(Call("summary", ("last",), 0), {}, patient=True)
     assert len(list(Remote(cast("Any", Slow([])), clock).ask(order, ids))) == len(ids)
     return count
 
@@ -94,6 +97,13 @@ def test_a_patient_order_is_looked_at_twice_at_most_where_answers_come_steadily(
     assert looks([0.18 * number for number in range(50)]) == 2
     assert looks([3.5] * 3) == 2
     assert looks([8.0 + 0.02 * number for number in range(50)]) == 2
+
+
+def test_a_prompt_order_is_looked_at_when_most_have_answered() -> None:
+    # SSM asks one, then two, then four: the fiftieth is asked a second after the first.
+    assert looks([0.5 + 0.012 * number for number in range(50)], PROMPT) == 1
+    assert looks([0.5], PROMPT) == 1
+    assert looks([1.0], PROMPT) == 2
 
 
 @dataclass(slots=True)
