@@ -129,6 +129,28 @@ def _import_everything() -> None:
         importlib.import_module(name)
 
 
+def _read_models() -> None:
+    """Read the files that botocore has for our services; each command finds them read.
+
+    Each command makes its sessions and clients as always.
+    """
+    import boto3
+    import botocore.session
+    from botocore import loaders
+
+    session = botocore.session.get_session()
+    ours = boto3.Session("none", "none", region_name="us-east-1", botocore_session=session)
+    for service in ("ec2", "iam", "s3", "ssm", "sts"):
+        ours.client(service)
+    read = session.get_component("data_loader")
+    create = loaders.create_loader
+
+    def create_or_share(search_path_string: str | None = None) -> loaders.Loader:
+        return create(search_path_string) if search_path_string else read
+
+    loaders.create_loader = create_or_share
+
+
 def _fork(requests: socket.socket) -> tuple[int, int] | None:
     """Fork a command; return its pid and the pipe for its exit code, or None in the command.
 
@@ -187,6 +209,7 @@ def _main() -> None:
     # Ctrl-C is for the tests, which end this process by closing their side.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _import_everything()
+    _read_models()
     if _serve(requests):
         # What the server has open is none of the command's.
         requests.detach()
