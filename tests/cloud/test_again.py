@@ -9,36 +9,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-
-UNLESS_AGAIN = '[ "$PMR_TASK_ATTEMPT" -gt 1 ]'
-
-
-def summary(stdout: str) -> dict[str, Any]:
-    """Return the last line of a command that streams JSON."""
-    told: dict[str, Any] = json.loads(stdout.splitlines()[-1])
-    return told
-
-
-def events(stdout: str, kind: str) -> list[dict[str, Any]]:
-    """Return what a command that streams JSON told of one kind."""
-    return [event for line in stdout.splitlines() if (event := json.loads(line))["event"] == kind]
-
-
-def starts(stdout: str) -> list[tuple[int, int]]:
-    """Return every start of an attempt that was told."""
-    told = events(stdout, "task")
-    return sorted((e["task"], e["attempt"]) for e in told if e["state"] == "RUNNING")
-
-
-def ran(pmr: Pmr, cluster: str, job: str, folder: Path) -> dict[str, str]:
-    """Return what each attempt wrote."""
-    pmr("results", job, "-n", cluster, "-o", folder, check=False)
-    return {path.stem: path.read_text() for path in folder.glob("*.log")}
+from tests.support.commands import UNLESS_AGAIN, events_of_kind, ran, starts, summary
 
 
 def test_what_waits_behind_slow_tasks_moves(pmr: Pmr, cluster: str, tmp_path: Path) -> None:
@@ -69,9 +44,9 @@ def test_a_retry_is_another_instance_s(pmr: Pmr, cluster: str, tmp_path: Path) -
     told = pmr(*words)
     done = summary(told.stdout)
     assert [task["attempt"] for task in done["tasks"]] == [1, 2, 1, 1, 1, 1]
-    (failed,) = [e for e in events(told.stdout, "task") if e["state"] == "FAILED"]
+    (failed,) = [e for e in events_of_kind(told.stdout, "task") if e["state"] == "FAILED"]
     assert failed["instance"] != done["tasks"][1]["instance"]
-    assert events(told.stdout, "again") == [
+    assert events_of_kind(told.stdout, "again") == [
         {"event": "again", "tasks": [{"task": 1, "attempt": 2}], "why": "exit code 1"}
     ]
     assert ran(pmr, cluster, done["job"], tmp_path)["1.2"] == "2\n"
@@ -99,8 +74,8 @@ def test_where_nobody_moves_tasks_an_instance_retries_its_own(
     told = pmr(*words, "--static", "--json")
     done = summary(told.stdout)
     assert [task["attempt"] for task in done["tasks"]] == [1, 2, 1, 1, 1, 1]
-    assert len({e["instance"] for e in events(told.stdout, "task") if e["task"] == 1}) == 1
-    assert events(told.stdout, "again") == [
+    assert len({e["instance"] for e in events_of_kind(told.stdout, "task") if e["task"] == 1}) == 1
+    assert events_of_kind(told.stdout, "again") == [
         {"event": "again", "tasks": [{"task": 1, "attempt": 2}], "why": "exit code 1"}
     ]
     job = pmr(*words, "-d").stdout.strip()
@@ -235,7 +210,7 @@ def test_a_lost_instance_s_tasks_run_elsewhere(quick: Pmr) -> None:
     second = [task for task in done["tasks"] if task["attempt"] == 2]
     assert second
     assert all(task["name"] != "three-0000" for task in second)
-    (again,) = events(told, "again")
+    (again,) = events_of_kind(told, "again")
     assert again["why"] == "three-0000 is lost"
     assert {task["task"] for task in again["tasks"]} == {task["task"] for task in second}
 
@@ -246,7 +221,7 @@ def test_what_waits_under_a_spot_notice_moves_away_at_once(quick: Pmr) -> None:
     quick("local", "fault", "add", *fault)
     words = ("map", "-n", "spot", "--json", "--slots", "4", "--array", "0-79", "--", "sleep", "1")
     told = quick(*words, timeout_s=120).stdout
-    (notice,) = events(told, "interrupted")
+    (notice,) = events_of_kind(told, "interrupted")
     assert (notice["name"], notice["action"]) == ("spot-0000", "terminate")
     done = summary(told)
     assert {(task["state"], task["attempt"]) for task in done["tasks"]} == {("SUCCEEDED", 1)}

@@ -17,7 +17,7 @@ import pytest
 from poormanray.manifest import SHORT_DIGITS
 from poormanray.shell import Bundle, Call
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_shell_ledger import ME, Machine, bundled, ends, machine, made
+from tests.support.machine import ME, Machine, bundled, ends, machine, made
 
 __all__ = ["machine"]
 

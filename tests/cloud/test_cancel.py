@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.hosting import soon
+from tests.support.hosting import soon
 
 CLUSTER = "ends"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cloud.conftest import PMR, Pmr
-from tests.cloud.test_again import events, summary
+from tests.support.commands import events_of_kind, summary
 
 REPORT = 'echo "$PMR_JOB_ID $PMR_CLUSTER $PMR_EXIT_CODE $PMR_SUCCEEDED $PMR_FAILED $PMR_LOST"'
 
@@ -67,7 +67,7 @@ def test_a_further_turn_is_waited_for(pmr: Pmr, cluster: str) -> None:
         job = json.loads(mapping.stdout.readline())["job"]
         told = pmr("run", "-n", cluster, "--json", "--after", job, "--", "true")
         mapping.communicate()
-    (earlier,) = events(told.stdout, "earlier")
+    (earlier,) = events_of_kind(told.stdout, "earlier")
     assert (earlier["starts"], earlier["counts"]["SUCCEEDED"]) == (True, 1)
 
 
@@ -120,7 +120,7 @@ def test_a_command_runs_here_when_the_job_has_ended(pmr: Pmr, cluster: str) -> N
     assert f"{job} {cluster} 1 1 2 0\n" in told.stderr
     assert "--on-done failed with exit code 7" in told.stderr
     assert "error:" not in told.stderr
-    (event,) = events(told.stdout, "on_done")
+    (event,) = events_of_kind(told.stdout, "on_done")
     assert event == {"event": "on_done", "command": command, "exit_code": 7}
     one = ("run", "-n", cluster, "-i", f"{cluster}-0000", "-c")
     failing = pmr(*one, "echo out", "--on-done", "echo done; false", check=False)
@@ -135,7 +135,7 @@ def test_a_command_runs_on_an_instance_when_the_job_has_ended(pmr: Pmr, cluster:
     words = ("map", "-n", cluster, "--json", "--array", "0-3", "-c", "true")
     told = pmr(*words, "--on-done", f'{REPORT}; echo "at $PMR_INSTANCE_ID"', "--on-instance")
     job = summary(told.stdout)["job"]
-    (event,) = events(told.stdout, "on_done")
+    (event,) = events_of_kind(told.stdout, "on_done")
     assert f"] {job} {cluster} 0 4 0 0\n" in told.stderr
     assert f"] at {event['instance']}\n" in told.stderr
     listed: dict[str, Any] = {one["job"]: one for one in pmr.json("jobs", "-n", cluster)}
@@ -143,7 +143,7 @@ def test_a_command_runs_on_an_instance_when_the_job_has_ended(pmr: Pmr, cluster:
     assert (listed[event["job"]]["kind"], listed[event["job"]]["tasks"]) == ("run", 1)
     bad = pmr(*words, "--on-done", "exit 4", "--on-instance", check=False)
     assert (bad.returncode, summary(bad.stdout)["exit_code"]) == (1, 1)
-    assert events(bad.stdout, "on_done")[0]["exit_code"] == 4
+    assert events_of_kind(bad.stdout, "on_done")[0]["exit_code"] == 4
 
 
 def test_nothing_is_run_at_an_end_that_nobody_saw(pmr: Pmr, cluster: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from poormanray import cli
 from poormanray.ledger import new_job_id
 from tests.cloud.conftest import Pmr
-from tests.cloud.test_run import Words
+from tests.support.commands import Words
 
 # A dozen commands one after another, on a machine that has much else to do.
 pytestmark = pytest.mark.timeout(600)

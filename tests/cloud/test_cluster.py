@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import signal
@@ -13,18 +12,9 @@ from typing import Any
 import pytest
 
 from tests.cloud.conftest import PMR, ClientFactory, Pmr
+from tests.support.commands import TRUST
 
 TYPE = "t3.micro"
-TRUST = json.dumps(
-    {
-        "Version": "2012-10-17",
-        "Statement": {
-            "Effect": "Allow",
-            "Principal": {"Service": "ec2.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        },
-    }
-)
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ import boto3
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.test_cluster import TRUST
-from tests.cloud.test_run import events
+from tests.support.commands import TRUST, events
 
 CLUSTER = "keys"
 HALF = "half"

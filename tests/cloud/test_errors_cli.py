@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_run import Words
+from tests.support.commands import Words
 
 FAKE_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "nothing"}
 # As for somebody who has no local cloud; nothing may be asked of the network either.

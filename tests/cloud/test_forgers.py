@@ -12,8 +12,8 @@ import pytest
 from poormanray.events import checksum
 from poormanray.schedule import spread
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.test_again import summary
-from tests.unit.test_trust import FORGERIES, LIAR, SHARES
+from tests.support.commands import summary
+from tests.support.forgeries import FORGERIES, LIAR, SHARES
 
 TASKS = 12
 # The liar's tasks succeed and forge, once; those of the others fail.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_again import UNLESS_AGAIN, events, starts, summary
+from tests.support.commands import UNLESS_AGAIN, events_of_kind, starts, summary
 
 Sent = Callable[[], list[str]]
 
@@ -47,12 +47,12 @@ def test_too_many_failures_stop_what_runs_again(pmr: Pmr, cluster: str) -> None:
     one = pmr("retry", job, "0", "-n", cluster, "--json", "--halt", "soon,fail=50%", check=False)
     assert starts(one.stdout) == [(0, 2)]
     halted = {"event": "halt", "failed": 1, "now": False, "missed": []}
-    assert events(one.stdout, "halt") == [halted]
+    assert events_of_kind(one.stdout, "halt") == [halted]
     # That was cancelled for the job, and it can go on all the same.
     told = pmr(
         *("map", "-n", cluster, "--resume", job, "--json", "--halt", "soon,fail=1"), check=False
     )
-    assert (told.returncode, events(told.stdout, "halt")) == (1, [halted])
+    assert (told.returncode, events_of_kind(told.stdout, "halt")) == (1, [halted])
     done = summary(told.stdout)
     # What ran went on to its end; what waited did not start, nor does it when looked at again.
     assert done["counts"]["SUCCEEDED"] + 1 == len(starts(told.stdout)) < 12

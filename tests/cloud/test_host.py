@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from tests.cloud.hosting import ONE, TWO, Guests, guests, is_root, pause, require, soon
+from tests.support.hosting import ONE, TWO, Guests, guests, is_root, pause, require, soon
 
 
 @pytest.fixture(scope="module", params=["namespaces", "processes"])

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from poormanray.local.host import Host
-from tests.cloud.hosting import ONE, Guests, descendants, guests, pause, require, soon, still
+from tests.support.hosting import ONE, Guests, descendants, guests, pause, require, soon, still
 
 # Beats into files from all sorts of daemons, in the folder that is a file on the machine too.
 DAEMONS = """

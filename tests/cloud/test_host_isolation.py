@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from poormanray.local.namespaces import layers
-from tests.cloud.hosting import ONE, TWO, Guests, guests, is_root, require
+from tests.support.hosting import ONE, TWO, Guests, guests, is_root, require
 
 SECRET = "planted-secret"
 # A folder that is not hidden by being one of those that an instance has itself.

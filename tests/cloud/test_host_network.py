@@ -16,7 +16,7 @@ import pytest
 from poormanray.local.host import Host
 from poormanray.local.network import Way, chosen_ways
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.hosting import ONE, TWO, Guests, guests, is_root
+from tests.support.hosting import ONE, TWO, Guests, guests, is_root
 
 OWN = [Way.SLIRP, Way.PASTA]
 # By a socket, as no setting of an SDK keeps that from connecting.

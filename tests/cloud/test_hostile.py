@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from poormanray.cli.inputs import is_script
 from poormanray.shell import Call, render
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_run import events
+from tests.support.commands import events
 
 # What some shell, terminal, parser or service somewhere takes for more than text.
 NASTY = (

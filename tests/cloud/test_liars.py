@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.cloud.test_run import Words, events
+from tests.support.commands import Words, events
 
 # Ends whatever the agent starts. None of that can answer before: who takes the lock, and who lists
 # the ledgers, finds a pipe that nobody else opens.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import Pmr
-from tests.cloud.test_run import events
+from tests.support.commands import events
 
 # 300 KB that compress well, 60 KB that do not, a line that is long, bytes that are no text, and
 # no newline at the end; a copy tells the hash.

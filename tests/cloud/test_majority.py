@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import Pmr
-from tests.cloud.test_run import events
+from tests.support.commands import events
 
 # A dozen commands one after another, on a machine that has much else to do.
 pytestmark = pytest.mark.timeout(600)

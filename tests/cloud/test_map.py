@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import Pmr
-from tests.cloud.test_run import ISO, events
+from tests.support.commands import ISO, events
 
 NAMES = ["a b", "new\nline", "plain.sh", "ünï", "-dash", "sub/inner", "$(x)", "'quoted'"]
 COUNTED = (

@@ -6,13 +6,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.test_run import events
+from tests.support.commands import events
+from tests.support.outages import BACK, SAID, struck
 
 CLUSTER = "outage"
 # How long an outage lasts, and the whole job without it, in the cloud's seconds.
@@ -27,8 +27,6 @@ OUTAGES = {
     "lost-request": (),
     "lost-response": ("--operation", "ssm:*"),
 }
-SAID = r"no answer from (SSM|EC2) for (\d+) s \((.+)\), still trying"
-BACK = r"(SSM|EC2) answers again, after (\d+) s"
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +42,6 @@ def scripts(folder: Path, count: int, seconds: float) -> Path:
         fails = "[ $PMR_TASK_ATTEMPT -gt 1 ] || exit 3" if number % 8 == 0 else ":"
         (folder / f"{number:03}.sh").write_text(f"sleep {seconds}\n{fails}\n")
     return folder
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended that an outage struck."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-def struck(
-    pmr: Pmr, words: list[str], fault: tuple[str, ...], sign: bytes, timeout_s: float = 110
-) -> Ended:
-    """Run a command, and order a fault as soon as it has printed a sign on stdout."""
-    with pmr.start(*words) as running:
-        assert running.stdout is not None
-        read = b""
-        while sign not in read:
-            # Past Python's buffer, which `communicate` would not read.
-            read += (data := os.read(running.stdout.fileno(), 1 << 16))
-            assert data, running.communicate()
-        pmr("local", "fault", "add", *fault)
-        out, err = running.communicate(timeout=timeout_s)
-    pmr("local", "fault", "clear")
-    return Ended(running.returncode, (read + out).decode(), err.decode())
 
 
 @pytest.mark.parametrize("kind", OUTAGES)

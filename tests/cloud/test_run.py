@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import re
 import signal
@@ -18,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.cloud.conftest import ClientFactory, Pmr
+from tests.support.commands import ISO, Words, events
 
-ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 TIMEOUT_S = 2
 # An ordinary user can give an instance no user but root.
 LOGIN = "ec2-user" if os.geteuid() == 0 else "root"
@@ -52,11 +51,6 @@ ENDINGS = {
 }
 
 
-def events(text: str | bytes) -> list[dict[str, Any]]:
-    """Return the JSON Lines of a command that streams."""
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def outputs(happened: list[dict[str, Any]]) -> dict[str, str]:
     """Return what each instance wrote, by its name."""
     found: dict[str, str] = {}
@@ -84,7 +78,6 @@ PROGRAMS = {
 }
 VALUE = "a b\"'$HOME=\\ é"
 Told = Mapping[str, subprocess.CompletedProcess[bytes]]
-Words = tuple[str | Path, ...]
 
 
 LOOK = r"""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.test_run import events
+from tests.support.commands import events
 
 CLUSTER = "rests"
 # A stopped machine keeps its disk; the first time it is there for good.

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import PMR, ClientFactory, Pmr
-from tests.cloud.test_cluster import TRUST
-from tests.cloud.test_run import events
+from tests.support.commands import TRUST, events
 
 FULL, CLOSED = ">/dev/full", ">&-"
 # Commands that print on stdout, each in one way at least; `JOB` is a job that has ended.

@@ -14,7 +14,7 @@ from typing import Protocol
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.test_again import events, ran, starts, summary
+from tests.support.commands import events_of_kind, ran, starts, summary
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def mapping(pmr: Pmr, *words: str) -> Iterator[tuple[Popen[bytes], Until]]:
 
 def ended_twice(told: str) -> list[tuple[int, int]]:
     """Return the tasks that were told to have succeeded more than once."""
-    good = [one["task"] for one in events(told, "task") if one["state"] == "SUCCEEDED"]
+    good = [one["task"] for one in events_of_kind(told, "task") if one["state"] == "SUCCEEDED"]
     return [pair for pair in Counter(good).items() if pair[1] > 1]
 
 
@@ -64,7 +64,7 @@ def test_an_instance_that_comes_later_takes_part(quick: Pmr, tmp_path: Path) -> 
         quick("create", "-n", "grows", "-N", "1", timeout_s=120)
         told = until("")
     assert client.returncode == 0
-    (joined,) = events(told, "joined")
+    (joined,) = events_of_kind(told, "joined")
     assert joined["name"] == "grows-0001"
     done = summary(told)
     places = Counter(task["name"] for task in done["tasks"])
@@ -91,7 +91,7 @@ def test_what_a_lost_instance_ended_is_remembered(quick: Pmr) -> None:
         client.send_signal(signal.SIGKILL)
         # It had heard of more than was read here; its last line may be cut.
         told = "".join(one for one in until("").splitlines(keepends=True) if one.endswith("}\n"))
-    first = [e for e in events(told, "task") if e["name"] == "mirror-0000"]
+    first = [e for e in events_of_kind(told, "task") if e["name"] == "mirror-0000"]
     quick("local", "fault", "add", "instance-terminate", "--instance", "mirror-0000")
     again = quick("map", "-n", "mirror", "--resume", job, "--json", timeout_s=120)
     done = summary(again.stdout)

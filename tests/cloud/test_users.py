@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import PMR, Pmr, own_cloud
-from tests.cloud.hosting import ONE, TWO, Guests, guests, is_root, require
+from tests.support.hosting import ONE, TWO, Guests, guests, is_root, require
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="one user gives an instance no other user")
 

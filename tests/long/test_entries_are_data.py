@@ -17,15 +17,7 @@ from hypothesis import strategies as st
 
 from poormanray.errors import UsageProblem
 from poormanray.templates import command_template
-from tests.unit.test_templates import (
-    ENTRIES,
-    REFUSED,
-    SUPPORTED,
-    Refused,
-    check,
-    instead,
-    told,
-)
+from tests.support.shapes import ENTRIES, REFUSED, SUPPORTED, Refused, check, instead, told
 
 BATCH, BATCHES = 40, 125
 # Each entry starts the programs that a line names.

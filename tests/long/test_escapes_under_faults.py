@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import own_cloud
-from tests.cloud.hosting import is_root, require
-from tests.cloud.test_escapes import ATTACKS, INSIDE_ATTACKS, PRELUDE, Outside, outsides
+from tests.support.escapes import ATTACKS, INSIDE_ATTACKS, PRELUDE, Outside, outsides
+from tests.support.hosting import is_root, require
 
 REPO = Path(__file__).resolve().parents[2]
 # One that the machine has a name for: screen refuses all others.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import Pmr, own_cloud
-from tests.cloud.test_outages import BACK, SAID, struck
-from tests.cloud.test_run import events
+from tests.support.commands import events
+from tests.support.outages import BACK, SAID, struck
 
 CLUSTER = "long-outage"
 TASKS, FAILING = 200, 25

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.cloud.conftest import Pmr
-from tests.cloud.hosting import pause, soon
+from tests.support.hosting import pause, soon
 
 TASKS = 14
 KINDS = ("stop", "reboot", "power-loss", "reclaim")

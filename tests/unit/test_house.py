@@ -37,3 +37,14 @@ def test_small_and_named(module: Path) -> None:
         count = lines(function)
         assert count <= MOST_FUNCTION_LINES, f"{function.name} has {count} lines: split it"
     assert not EMPTY_NAMES.intersection(module.stem.split("_")), f"{module.stem} says nothing"
+
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    for module in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text())):
+            named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            tests = [name for name in named if ".test_" in f".{name}"]
+            assert not tests, f"{module.relative_to(TESTS)}: what tests share lies in tests/support"

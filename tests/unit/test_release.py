@@ -14,7 +14,7 @@ from poormanray.jobs.track import Contact, Track
 from poormanray.ledger import TaskState
 from poormanray.manifest import Host
 from tests.support.tracks import outcomes_of
-from tests.unit.test_moving import SHARES, STEPS, World, dealt, world
+from tests.support.worlds import SHARES, STEPS, World, dealt, world
 
 
 def stop(played: World, name: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from poormanray.local.agent import execution_timeout_s
 from poormanray.local.agent_output import combined, cut_stream, reply_bytes
-from tests.unit.local.cloud_fakes import Outcome, World
+from tests.support.cloud_fakes import Outcome, World
 
 
 @pytest.mark.parametrize(

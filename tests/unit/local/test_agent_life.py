@@ -9,7 +9,7 @@ import pytest
 
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command_records import Delivery, Order, Reply, Status
-from tests.unit.local.cloud_fakes import Outcome, World
+from tests.support.cloud_fakes import Outcome, World
 
 
 def ping(world: World) -> str:

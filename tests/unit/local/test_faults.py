@@ -11,7 +11,7 @@ from poormanray.local import faults
 from poormanray.local.faults import Call, Effects, Faults, Rule
 from poormanray.local.orders import Orders
 from poormanray.local.refusals import Protocol, Refusal
-from tests.unit.local.cloud_fakes import HandTimers
+from tests.support.cloud_fakes import HandTimers
 
 SEND = Call("ssm", "SendCommand", b'{"InstanceIds": ["i-1"]}')
 NOTHING = Effects()

@@ -8,7 +8,7 @@ import pytest
 
 from poormanray.local.refusals import Refusal
 from poormanray.local.settings import Settings
-from tests.unit.local.cloud_fakes import Outcome, World
+from tests.support.cloud_fakes import Outcome, World
 
 
 def command_of(world: World, command_id: str) -> dict[str, Any]:

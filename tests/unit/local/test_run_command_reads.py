@@ -8,7 +8,7 @@ import pytest
 
 from poormanray.local.refusals import Refusal
 from poormanray.local.run_command_records import HISTORY_S, IN_MEMORY
-from tests.unit.local.cloud_fakes import Outcome, World
+from tests.support.cloud_fakes import Outcome, World
 
 
 def code_of(world: World, operation: str, request: dict[str, object]) -> str:

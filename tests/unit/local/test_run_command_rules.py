@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poormanray.local.refusals import Refusal
-from tests.unit.local.cloud_fakes import Outcome, World
+from tests.support.cloud_fakes import Outcome, World
 
 
 def code_of(world: World, operation: str, request: dict[str, object]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poormanray.local.settings import Settings
 from poormanray.local.throttle import Throttle
-from tests.unit.local.cloud_fakes import HandTimers
+from tests.support.cloud_fakes import HandTimers
 
 
 def taken(throttle: Throttle, operation: str, calls: int, **form: str) -> int:

@@ -16,10 +16,8 @@ from poormanray import shell
 from poormanray.envelope import decode
 from poormanray.ledger import TaskState
 from poormanray.manifest import HelperFile
-from tests.cloud.hosting import soon
-from tests.cloud.test_shell_ledger import Machine, machine, made
-
-__all__ = ["machine"]
+from tests.support.hosting import soon
+from tests.support.machine import Machine, made
 
 # A program whose name, as /proc/PID/stat shows it, looks like the rest of that file.
 ODD_NAME = "x\n) S 1 1"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import tempfile
 import time
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,34 +20,19 @@ from poormanray.jobs.listing import meant
 from poormanray.jobs.outcome import BETWEEN, tracks_of
 from poormanray.jobs.summary import Share, read_share
 from poormanray.jobs.survey import looked_over
-from poormanray.ledger import LEDGER_FORMAT, TaskState, ended_counts, new_job_id
+from poormanray.ledger import TaskState, ended_counts, new_job_id
 from poormanray.manifest import (
-    Host,
     Job,
     Manifest,
     Task,
     decode_meta,
     encode_meta,
-    encode_sections,
 )
-from tests.cloud.test_shell_ledger import HOSTILE, ME, Machine
+from tests.support.ledgers import ended, events, job_of, ledger, machine, torn, usual
+from tests.support.machine import HOSTILE, ME, Machine
 from tests.support.tracks import line, outcomes_of
 
-OTHER = "i-0fedcba9876543210"
-# Found before its events, so that nobody starts a runner for it.
-LEDGER_FILES = {"done": b"", "format": b"%d 0.1.0\n" % LEDGER_FORMAT}
-
-
-def ledger(machine: Machine, job: Job, events: bytes) -> Path:
-    """Make the ledger of a job that ran before, by hand."""
-    folder = machine.ledger(job)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    own = next(host.tasks for host in job.hosts if host.instance_id == ME)
-    files = {**LEDGER_FILES, **dict(encode_sections(job)), "events": events}
-    files["queue"] = "".join(f"{task} 1\n" for task in own).encode()
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
+__all__ = ["machine"]  # the fixture: one folder for all examples
 
 
 def asked(machine: Machine, reference: str, *, most: int = 5, cluster: str = "c") -> Share:
@@ -59,59 +42,6 @@ def asked(machine: Machine, reference: str, *, most: int = 5, cluster: str = "c"
     ((job_id, data),) = answer.jobs
     _, share = read_share(ME, "c-0000", job_id, data)
     return share
-
-
-def job_of(count: int = 6, own: tuple[int, ...] = (0, 2, 4), **changes: object) -> Job:
-    other = tuple(sorted(set(range(count)) - set(own)))
-    plain = Job(
-        job_id=new_job_id(),
-        kind="map",
-        cluster="c",
-        region="us-east-1",
-        hosts=(Host(0, ME, "c-0000", own), Host(1, OTHER, "c-0001", other)),
-        tasks=tuple(Task(number, f"t{number}.sh", 0) for number in range(count)),
-        scripts=(b"true\n",),
-        created_at=1_700_000_000,
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="pmr-") as folder:
-        yield Machine(Path(folder))
-
-
-moments = st.floats(1_700_000_000, 1_700_000_900).map("{:.3f}".format)
-tasks = st.integers(0, 6)
-attempts = st.integers(1, 3)
-keys = st.lists(st.builds("{}.{}".format, tasks, attempts), min_size=1, max_size=3).map(",".join)
-whys = st.sampled_from(["exit", "exit", "exit", "timeout", "cancelled", "lost", "tomorrow"])
-codes = st.sampled_from(["0", "0", "1", "137", "-", "256"])
-start = st.builds("S {} {} {} {} 77 5".format, moments, tasks, attempts, tasks)
-end = st.builds("E {} {} {} {} {}".format, moments, tasks, attempts, codes, whys)
-whole_end = st.builds("{} {} 1".format, end, moments)
-came = st.builds("A {} {}".format, moments, keys)
-went = st.builds("G {} {} {}".format, moments, tasks, keys)
-runner = st.sampled_from(
-    [
-        *("runner-started 3 root screen b", "runner-ended", "runner-lost", "cancelled", "resumed"),
-        *("held load 0", "held memory 1", "held memory 7", "freed 0", "freed 1"),
-        *("interrupted terminate 2026-01-02T03:04:05Z", "interrupted $(id) -"),
-    ]
-)
-others = st.builds("J {} {}".format, moments, runner)
-torn = st.sampled_from([b"\n", b"E 1 2\n", b"S 1700000000.0 0 1 0 77\n", b"\xff\xfe $(id)\n"])
-events = st.one_of(start, end, whole_end, came, went, others).map(line)
-# Most of what a ledger holds: a task starts and ends.
-usual = st.builds(
-    lambda task, at, code: (
-        line(f"S {at} {task} 1 0 77 5") + line(f"E {float(at) + 1:.3f} {task} 1 {code} exit {at} 0")
-    ),
-    tasks,
-    moments,
-    st.sampled_from("0007"),
-)
 
 
 DRIVER = """
@@ -188,13 +118,6 @@ def test_it_is_what_a_client_would_count(
         ledger(machine, job, data + rest)
     for job, data, share in zip(jobs, ledgers, asked_all(machine, jobs), strict=True):
         compared(job, data, share)
-
-
-def ended(task: int, code: int, at: int) -> bytes:
-    began = f"{1_700_000_000 + at - 2}.250000"
-    return line(f"S {began} {task} 1 0 77 5") + line(
-        f"E {1_700_000_000 + at}.500000 {task} 1 {code} exit {began} 0"
-    )
 
 
 def test_what_failed_is_named_with_its_last_line(machine: Machine) -> None:

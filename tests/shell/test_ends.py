@@ -17,8 +17,8 @@ from poormanray.envelope import Answer, Chunk, Condensed, decode
 from poormanray.events import checksum
 from poormanray.jobs.logs import told_last_lines
 from poormanray.ledger import EventLog
-from tests.cloud.test_shell_ledger import ME, Machine
-from tests.cloud.test_shell_summary import ended, events, job_of, ledger, machine, torn, usual
+from tests.support.ledgers import ended, events, job_of, ledger, machine, torn, usual
+from tests.support.machine import ME, Machine
 from tests.support.tracks import line
 
 __all__ = ["machine"]

@@ -17,11 +17,8 @@ import pytest
 from poormanray import shell
 from poormanray.ledger import TaskState
 from poormanray.manifest import Job, Rules
-from tests.cloud.hosting import pause, soon
-from tests.cloud.test_shell_failing import said, with_program
-from tests.cloud.test_shell_ledger import ME, Machine, ends, environment_has, machine, made
-
-__all__ = ["machine"]
+from tests.support.hosting import pause, soon
+from tests.support.machine import ME, Machine, ends, environment_has, made, said, with_program
 
 ANOTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 

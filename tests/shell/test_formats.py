@@ -14,10 +14,7 @@ from poormanray import __version__, shell
 from poormanray.ledger import LEDGER_FORMAT, EventLog, TaskState
 from poormanray.manifest import decode_meta
 from poormanray.remote import unable
-from tests.cloud.test_shell_failing import with_program
-from tests.cloud.test_shell_ledger import ME, Machine, machine, made
-
-__all__ = ["machine"]
+from tests.support.machine import ME, Machine, made, with_program
 
 # One job's ledger as each format has it; the jobs of all formats have the same id and tasks.
 LEDGERS = Path(__file__).parents[1] / "ledgers"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -20,32 +19,7 @@ from poormanray.events import checksum
 from poormanray.jobs.pack import Store
 from poormanray.ledger import TaskState, new_job_id
 from poormanray.manifest import Job, decode_meta
-from tests.cloud.test_shell_ledger import ME, Machine, ends, machine, made, small_disk
-
-__all__ = ["machine", "small_disk"]  # the fixtures
-
-NAMES = ("base.sh", "ledger.sh", "queue.sh", "holding.sh", "runner.sh")
-PARTS = [Path(shell.__file__).with_name(name) for name in NAMES]
-
-
-def with_program(machine: Machine, name: str, text: str) -> Machine:
-    """Return the machine with another program of that name; `$REAL` is the one that it had."""
-    folder = machine.folder / "programs"
-    folder.mkdir(exist_ok=True)
-    real = shutil.which(name, path=machine.path)
-    (folder / name).write_text(f"#!/bin/bash\nREAL={real}\n{text}")
-    (folder / name).chmod(0o755)
-    return replace(machine, path=f"{folder}:{machine.path}")
-
-
-def said(script: str) -> str:
-    """Return what bash says that has read the library."""
-    text = "\n".join(part.read_text() for part in PARTS)
-    words = ["bash", "-c", f"{text}\n{script}"]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False)
-    # The text of the library would be most of what is told.
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.strip()
+from tests.support.machine import ME, Machine, ends, made, said, with_program
 
 
 def runner_ends(machine: Machine, job: Job) -> None:

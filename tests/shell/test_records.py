@@ -9,7 +9,7 @@ import pytest
 from poormanray import shell
 from poormanray.envelope import Answer, Chunk
 from poormanray.jobs.mirror import MIRROR, Backup, Move, decode_hosts
-from tests.cloud.test_shell_ledger import ME, Machine, made
+from tests.support.machine import ME, Machine, made
 
 
 def order(machine: Machine, job_id: str, row: str) -> Answer:

@@ -8,9 +8,7 @@ import subprocess
 from pathlib import Path
 
 from poormanray.ledger import TaskState
-from tests.cloud.test_shell_ledger import Machine, machine, made
-
-__all__ = ["machine"]  # the fixture
+from tests.support.machine import Machine, made
 
 
 def state_of(pid: int) -> str:
