@@ -28,7 +28,8 @@ age_of() { # file or folder; sets AGE to the seconds since it last changed
 
 put_aside() { # job; all of it has left its place, whatever becomes of the rest
     local place
-    for place in jobs work stage; do
+    # The ledger last: by it the next one finds what a killed one has left.
+    for place in stage work jobs; do
         [[ ! -d $PMR_ROOT/$place/$1 ]] || mv -T "$PMR_ROOT/$place/$1" "$PMR_ROOT/$place/.gone.$1" || return
     done
 }

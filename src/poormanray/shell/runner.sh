@@ -551,6 +551,8 @@ runner() { # job
     now
     event J "$NOW" runner-started "$SLOTS" "$USER_NAME" "${PMR_DETACHED-}" "$BOOT"
     rm -f "$JOB_DIR/placed" "$JOB_DIR/interrupted"
+    # Not at the commit: a send that is killed, or a power loss, may leave the ledger alone.
+    { mkdir -p "$PMR_ROOT/work/$JOB" && chmod 711 "$PMR_ROOT/work" "$PMR_ROOT/work/$JOB"; } 2>>"$JOB_DIR/errors"
     forget_places
     places_ahead 2>>"$JOB_DIR/errors" &
     started_at "$!"

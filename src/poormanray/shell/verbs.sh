@@ -82,7 +82,7 @@ sections() { # folder; stdin is the bundle: cut into its named parts, in order
 
 unpack() { # into a folder of its own; the commit is one rename
     local new=$1 sum
-    mkdir -p "$new"/{claims,logs,why,holes,slots} "$new/scripts" "$PMR_ROOT/work" &&
+    mkdir -p "$new"/{claims,logs,why,holes,slots} "$new/scripts" &&
         gather "$new/bundle.gz" || return
     read -r sum _ < <(sha256sum "$new/bundle.gz")
     [[ $sum == "$DIGEST" ]] || { REFUSAL=digest; return 1; }
@@ -140,7 +140,6 @@ commit() { # once for each job id, whatever is sent again
             fact refused "$REFUSAL"
             return 1
         fi
-        mkdir -p "$PMR_ROOT/work/$CALL_JOB" && chmod 711 "$PMR_ROOT/work" "$PMR_ROOT/work/$CALL_JOB"
         rm -rf "$PMR_ROOT/stage/$CALL_JOB"
         fact committed now
     fi
