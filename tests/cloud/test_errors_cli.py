@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.conftest import ClientFactory, Pmr
-from tests.support.commands import Words
+from tests.support.commands import TRUST, Words
 
 FAKE_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "nothing"}
 # As for somebody who has no local cloud; nothing may be asked of the network either.
@@ -86,16 +86,6 @@ def about_words(cluster: str, folder: Path) -> Iterator[tuple[str, Mistake]]:
     yield "ssh", Mistake(("ssh", *on), 2, "pmr run")
 
 
-TRUST = json.dumps(
-    {
-        "Version": "2012-10-17",
-        "Statement": {
-            "Effect": "Allow",
-            "Principal": {"Service": "ec2.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        },
-    }
-)
 IN_JSON = {
     "unknown cluster",
     "unknown id",
