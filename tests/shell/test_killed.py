@@ -15,7 +15,7 @@ from pathlib import Path
 from poormanray import shell
 from poormanray.ledger import EventLog, TaskState
 from poormanray.manifest import Job, encode_sections, identity_of
-from tests.support.machine import ME, Machine, bundled, made
+from tests.support.machine import ME, Machine, bundled, end_jobs, made
 from tests.support.until import until
 
 LIST = re.compile(r"for needed in ((?:.|\n)*?); do")
@@ -80,7 +80,11 @@ def machines(parent: Machine) -> Iterator[Machine]:
     """Yield one machine after another, each with nothing on it."""
     while True:
         with tempfile.TemporaryDirectory(dir=parent.folder, ignore_cleanup_errors=True) as folder:
-            yield counting(Machine(Path(folder)))
+            try:
+                yield counting(Machine(Path(folder)))
+            finally:
+                # A test that fails leaves what it was about.
+                end_jobs(Path(folder))
 
 
 def start_of(job: Job) -> shell.Call:

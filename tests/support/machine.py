@@ -167,6 +167,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     folder = tmp_path / "m"
     folder.mkdir()
     yield Machine(folder)
+    end_jobs(folder)
+
+
+def end_jobs(folder: Path) -> None:
+    """Kill what still runs of the jobs of a machine in that folder."""
     jobs = folder / "pmr" / "jobs"
     for ledger in jobs.iterdir() if jobs.is_dir() else []:
         marks = (f"PMR_JOB_ID={ledger.name}".encode(), f"PMR_RUNNER={ledger.name}".encode())
